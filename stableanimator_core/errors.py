@@ -1,0 +1,21 @@
+"""What the user can mend: every message is one line that says where, what was found and what to do."""
+
+
+class InputError(ValueError):
+    """The user's input is wrong. The command line prints the message alone and exits with status 2."""
+
+
+class PoseError(InputError):
+    """Keypoints that cannot be read, drawn or aligned."""
+
+
+class FaceError(InputError):
+    """A face that cannot be found or embedded."""
+
+
+class VideoError(InputError):
+    """A picture or video that cannot be read or written."""
+
+
+class WeightsError(InputError):
+    """Weight files that are missing, damaged or of another model."""
