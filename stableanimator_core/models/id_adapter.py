@@ -1,0 +1,111 @@
+"""Attention processors of the UNet: the ID adapter in space, the image token alone in time."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor, nn
+
+FACE_TOKENS = 4
+_EPS = 1e-5
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """softmax(Q Kᵀ / √d) V. query: [B, N, C], key and value: [B, M, C] -> [B, N, C]."""
+    split = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query, key, value))
+    return rearrange(F.scaled_dot_product_attention(*split), "b h n d -> b n (h d)")
+
+
+def _attend_image(attn: Attention, hidden_states: Tensor, image_tokens: Tensor) -> Tensor:
+    """The layer's own cross-attention before `to_out`. [B, N, C], [B, M, D] -> [B, N, C].
+
+    Softmax over one key is 1, so with one image token (M = 1) every query gets its value.
+    """
+    value = attn.to_v(image_tokens)
+    if image_tokens.shape[1] == 1:
+        return value.expand(-1, hidden_states.shape[1], -1)
+    return _attend(attn.to_q(hidden_states), attn.to_k(image_tokens), value, attn.heads)
+
+
+def _project_out(attn: Attention, z: Tensor) -> Tensor:
+    linear, dropout = attn.to_out
+    return dropout(linear(z))
+
+
+def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
+    """(z_face − μ_face) · σ_img / (σ_face + 1e-5) + μ_img, both [B, N, C].
+
+    μ and the unbiased σ run over tokens and channels together: one pair per frame. Computed in float32.
+    StableAnimator (arXiv 2411.17697), distribution-aware ID adapter.
+    """
+    z_face = z_face.float()
+    std_face, mean_face = torch.std_mean(z_face, dim=(1, 2), keepdim=True)  # [B, 1, 1]
+    std_img, mean_img = torch.std_mean(z_img.float(), dim=(1, 2), keepdim=True)
+    return (z_face - mean_face) * (std_img / (std_face + _EPS)) + mean_img
+
+
+class IDAdapterAttnProcessor(nn.Module):
+    """Cross-attention to [image tokens, face tokens]: z = z_img + scale · z_face, z_face aligned to z_img.
+
+    The last num_tokens of the context are face tokens, with keys and values of their own (`id_to_k`, `id_to_v`).
+    normalize: "distribution" aligns z_face by `align_distribution`, "none" adds it as it is.
+    scale: a number, or a tensor that broadcasts with [B * F, 1, 1]; the number 0 skips the face branch.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        cross_attention_dim: int,
+        num_tokens: int = FACE_TOKENS,
+        normalize: Literal["distribution", "none"] = "distribution",
+    ):
+        super().__init__()
+        if normalize not in ("distribution", "none"):
+            raise ValueError(f'normalize is "{normalize}", expected "distribution" or "none"')
+        self.num_tokens = num_tokens
+        self.normalize = normalize
+        self.scale: float | Tensor = 1.0
+        self.id_to_k = nn.Linear(cross_attention_dim, hidden_size, bias=False)
+        self.id_to_v = nn.Linear(cross_attention_dim, hidden_size, bias=False)
+
+    def forward(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """hidden_states: [B * F, N, C], encoder_hidden_states: [B * F, M + num_tokens, D] -> [B * F, N, C].
+
+        attention_mask is part of diffusers' call; the UNet of Stable Video Diffusion never passes one.
+        """
+        image_tokens = encoder_hidden_states[:, : -self.num_tokens]
+        z = _attend_image(attn, hidden_states, image_tokens)
+        if torch.is_tensor(self.scale) or self.scale != 0:
+            z = z + self.scale * self._face_branch(attn, hidden_states, encoder_hidden_states, z).to(z.dtype)
+        return _project_out(attn, z)
+
+    def _face_branch(self, attn: Attention, hidden_states: Tensor, context: Tensor, z_img: Tensor) -> Tensor:
+        face_tokens = context[:, -self.num_tokens :]
+        z_face = _attend(attn.to_q(hidden_states), self.id_to_k(face_tokens), self.id_to_v(face_tokens), attn.heads)
+        return align_distribution(z_face, z_img) if self.normalize == "distribution" else z_face
+
+
+class ImageTokenAttnProcessor:
+    """Temporal cross-attention that sees the image tokens only: the last num_tokens of the context are dropped."""
+
+    def __init__(self, num_tokens: int = FACE_TOKENS):
+        self.num_tokens = num_tokens
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """hidden_states: [B * h * w, F, C], encoder_hidden_states: [B * h * w, M + num_tokens, D] -> [B * h * w, F, C]."""
+        image_tokens = encoder_hidden_states[:, : -self.num_tokens]
+        return _project_out(attn, _attend_image(attn, hidden_states, image_tokens))
