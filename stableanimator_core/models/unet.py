@@ -60,8 +60,8 @@ class AnimatorUNet(UNetSpatioTemporalConditionModel):
     2. Spatial cross-attention is the ID adapter; the last 4 tokens of the context are face tokens.
     3. Temporal cross-attention sees the image tokens only.
 
-    With one image token the queries and keys of cross-attention cannot change its result and are not computed, so the
-    temporal `attn2.to_q`, `attn2.to_k` and the spatial `attn2.to_k` get no gradient (exactly: a zero one).
+    With one image token, queries and keys cannot change the image's part of cross-attention and are not computed: the
+    temporal `norm2`, `attn2.to_q`, `attn2.to_k` and the spatial `attn2.to_k` then get no gradient (it would be zero).
     """
 
     @functools.wraps(UNetSpatioTemporalConditionModel.__init__)

@@ -1,0 +1,74 @@
+"""Sampling: the Karras schedule, EDM preconditioning of a v-predicting network and the Euler loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Refine = Callable[[Tensor, int], Tensor]
+Callback = Callable[[int, Tensor, Tensor, int], None]
+
+
+def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
+    """Noise levels (σ_max^(1/ρ) + i/(S−1) (σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ for i = 0..S−1, then 0: [S + 1] float32.
+
+    Raises InputError for steps below 1. Karras et al. 2022 (arXiv 2206.00364), equation 5.
+    """
+    if steps < 1:
+        raise InputError(f"steps {steps}: sampling needs at least 1 step")
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigmas = (high + ramp * (low - high)) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
+
+
+def timestep_of(sigma: Tensor) -> Tensor:
+    """What the UNet is told of the noise level: ¼ ln σ."""
+    return 0.25 * sigma.log()
+
+
+def init_noise(
+    shape: Sequence[int], sigma_max: float, *, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Noise to start from, of standard deviation √(σ_max² + 1), float32.
+
+    It is drawn on the generator's device, so that a CPU generator gives the same noise everywhere.
+    """
+    noise = torch.randn(*shape, generator=generator, device=generator.device)
+    return noise.to(device) * math.sqrt(sigma_max**2 + 1)
+
+
+def scale_input(x: Tensor, sigma: Tensor) -> Tensor:
+    """x / √(σ² + 1), the UNet's view of noisy latents. sigma: any shape that broadcasts with x."""
+    return x / (sigma**2 + 1).sqrt()
+
+
+def x0_from_v(v: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """Clean latents of a v-prediction: x / (σ² + 1) − v σ / √(σ² + 1). sigma: any shape that broadcasts with x."""
+    return x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1).sqrt())
+
+
+@torch.no_grad()
+def sample_euler(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, refine: Refine | None = None, callback: Callback | None = None
+) -> Tensor:
+    """Euler steps of Karras et al. 2022 (arXiv 2206.00364).
+
+    x: [F, 4, h, w] at noise level sigmas[0]; sigmas: [S + 1], descending to 0. Returns latents like x.
+    denoise(x, sigma) -> x0. refine(x0, i) -> x0 may improve the prediction of step i.
+    callback(i, x0, x, S) is called before the step is taken; what it raises stops the sampling.
+    """
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        x0 = denoise(x, sigma)
+        if refine is not None:
+            x0 = refine(x0, i)
+        if callback is not None:
+            callback(i, x0, x, len(sigmas) - 1)
+        x = x + (x - x0) / sigma * (sigma_next - sigma)
+    return x
