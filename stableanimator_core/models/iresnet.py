@@ -60,6 +60,7 @@ class IResNet(nn.Module):
         if head not in ("fc", "depthwise"):
             raise ValueError(f'head is "{head}", expected "fc" or "depthwise"')
         self.input_size = input_size
+        self.embedding_dim = embedding_dim
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.prelu = nn.PReLU(widths[0])

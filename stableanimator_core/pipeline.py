@@ -1,0 +1,205 @@
+"""One picture and a driving motion become a video: the paper's figure on one page (arXiv 2507.15064, Fig. 2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .alignment import align
+from .conditioning import build_conditioning, cover_picture, cover_poses
+from .denoiser import frame_guidance, make_denoiser
+from .errors import InputError
+from .face import FaceBoxes, ReferenceFace, encode_reference_face, face_boxes, score_identity
+from .hjb import HJBConfig, make_face_refiner
+from .keypoints import Poses
+from .pose.draw import draw_poses
+from .sampling import Callback, init_noise, karras_sigmas, sample_euler
+from .vae import decode_latents
+from .weights import ModelConfig, Models, load_models
+from .windows import context_windows
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the clip is denoised. `for_model` fills in what the model was made for."""
+
+    width: int
+    height: int
+    steps: int
+    guidance: tuple[float, float]  # first frame, last frame
+    context_window: int
+    context_overlap: int
+    seed: int = 0
+
+    @classmethod
+    def for_model(cls, config: ModelConfig, **given) -> SamplingConfig:
+        """The model's defaults, except for what is given and not None. Raises InputError on a size that doesn't fit."""
+        keys = ("width", "height", "steps", "guidance", "context_window", "context_overlap")
+        settings = {key: getattr(config, key) for key in keys}
+        made = cls(**settings | {key: value for key, value in given.items() if value is not None})
+        multiple = config.size_multiple
+        if made.width < multiple or made.height < multiple or made.width % multiple or made.height % multiple:
+            near = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in (made.width, made.height))
+            raise InputError(
+                f"size {made.width} x {made.height}: model '{config.name}' needs multiples of {multiple}; take {near}"
+            )
+        if made.steps < 1:
+            raise InputError(f"steps {made.steps}: sampling needs at least 1 step")
+        return made
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Called while sampling; what they raise stops it."""
+
+    on_step: Callback | None = None  # (step, x0, x, steps), after the face optimisation of the step
+    on_iteration: Callable[[int, int, Tensor], None] | None = None  # HJB: (step, iteration, csim [F])
+    on_forward: Callable[[], None] | None = None  # before every UNet call
+    on_decode: Callable[[int, int], None] | None = None  # (frames decoded, frames)
+
+
+@dataclass(frozen=True)
+class Animation:
+    """What comes out, with what the user wants to know about it."""
+
+    frames: np.ndarray  # [F, H, W, 3] uint8 RGB
+    pose_images: np.ndarray  # [F, H, W, 3] uint8 RGB, what PoseNet saw
+    poses: Poses  # aligned, on the output's canvas
+    csim: np.ndarray  # [F], NaN where no face is visible
+    judge: str  # which embedder gave csim
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class StableAnimator:
+    """The library's front door: load once, animate often."""
+
+    def __init__(self, models: Models):
+        self.models = models
+
+    @classmethod
+    def load(cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None) -> StableAnimator:
+        """A built-in model's name or a model folder. Raises WeightsError, or InputError for an unknown device."""
+        return cls(load_models(model, device=pick_device(device), dtype=dtype))
+
+    def animate(
+        self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "svd",
+        align_per_frame: bool = False, hjb: HJBConfig | None = None, identity: bool = True, hooks: Hooks | None = None,
+        **sampling,
+    ) -> Animation:  # fmt: skip
+        """Animate the person of the reference picture.
+
+        reference: [H, W, 3] uint8 RGB. driving: keypoints of the motion. reference_pose: of the picture.
+        hjb: None takes the model's own settings; HJBConfig(iterations=0) is off. identity=False leaves the face out.
+        sampling: fields of SamplingConfig, None or absent for the model's defaults.
+        """
+        start, models, hooks = time.monotonic(), self.models, hooks or Hooks()
+        settings = SamplingConfig.for_model(models.config, **sampling)
+        hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
+        picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
+        aligned = align(driving, picture_pose, align_method, per_frame=align_per_frame)
+        notes = list(aligned.notes)
+        with torch.no_grad():
+            face = find_face(models, reference, picture_pose) if identity else None
+            latents, poses, pose_images = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)
+            video = decode_latents(models.vae, latents, on_chunk=hooks.on_decode)  # [F, 3, H, W]
+            boxes = face_boxes(poses, scale=models.config.face_scale)
+            judge, csim = "no face", torch.full((len(video),), float("nan"))
+            if face is None:
+                notes.append("identity path off: no face was given to the model and none was optimised")
+            else:
+                judge, csim = self.judge_identity(video, boxes, reference, picture_pose)
+            missing = (~boxes.found).sum().item()
+            if missing:
+                notes.append(f"{missing} of {poses.frames} frames show no face; they are neither optimised nor scored")
+        return Animation(
+            to_uint8(video), pose_images, poses, csim.cpu().numpy(), judge, tuple(notes), time.monotonic() - start
+        )
+
+    def judge_identity(
+        self, video: Tensor, boxes: FaceBoxes, reference: np.ndarray, reference_pose: Poses
+    ) -> tuple[str, Tensor]:
+        """CSIM per frame by an embedder that the optimisation never saw, if the model has one."""
+        models = self.models
+        judge, name = (models.face_judge, "judge") if models.face_judge is not None else (models.face_embedder, "embedder")
+        picture = from_uint8(reference).to(video.device)
+        target = encode_reference_face(judge, picture, reference_pose, scale=models.config.face_scale)
+        return name, score_identity(judge, video.clamp(-1, 1), boxes, target.embedding)
+
+
+def sample(
+    models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
+    hjb: HJBConfig, *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None,
+) -> tuple[Tensor, Poses, np.ndarray]:  # fmt: skip
+    """Aligned poses to latents [F, 4, h, w] (scaled), with the poses and their drawing at the output's size.
+
+    poses: on a canvas with the reference's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
+    """
+    if poses.frames < 1:
+        raise InputError("driving poses: no frames; give at least one")
+    hooks, size = hooks or Hooks(), (settings.width, settings.height)
+    device = models.device
+    poses = cover_poses(poses, *size)
+    if pose_images is None:
+        pose_images = draw_poses(poses, *size, canvas_short_side=models.config.pose_canvas)
+    generator = torch.Generator().manual_seed(settings.seed)
+    picture = cover_picture(reference, *size)
+    cond = build_conditioning(models, picture, pose_images, face=face, size=size, generator=generator)
+    sigmas = karras_sigmas(settings.steps, models.config.sigma_min, models.config.sigma_max).to(device)
+    windows = context_windows(poses.frames, settings.context_window, settings.context_overlap)
+    guidance = frame_guidance(*settings.guidance, poses.frames, device=device)
+    denoise = make_denoiser(models.unet, cond, guidance, windows, on_forward=hooks.on_forward)
+    shape = (poses.frames, 4, settings.height // 8, settings.width // 8)
+    noise = init_noise(shape, models.config.sigma_max, generator=generator, device=device)
+    refine = None
+    if face is not None and hjb.iterations > 0:
+        boxes = face_boxes(poses, scale=models.config.face_scale)
+        refine = make_face_refiner(
+            models.vae, models.face_embedder, face.embedding, boxes, hjb, settings.steps, on_iteration=hooks.on_iteration
+        )
+    latents = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
+    return latents, poses, pose_images
+
+
+def find_face(models: Models, reference: np.ndarray, reference_pose: Poses) -> ReferenceFace:
+    """The identity of the reference picture, for the Face Encoder and for HJB. Raises FaceError without a face."""
+    picture = from_uint8(reference).to(next(models.face_embedder.parameters()))
+    return encode_reference_face(models.face_embedder, picture, reference_pose, scale=models.config.face_scale)
+
+
+def model_hjb(config: ModelConfig, steps: int, **given) -> HJBConfig:
+    """The model's own HJB settings, its range of steps stretched to this number of steps; given values win."""
+    settings = dict(config.hjb)
+    stretch = steps / config.steps
+    first = min(round(settings["first_step"] * stretch), steps - 1)
+    last = min(max(round((settings["last_step"] + 1) * stretch) - 1, first), steps - 1)
+    settings |= {"first_step": first, "last_step": last}
+    return HJBConfig(**settings | {key: value for key, value in given.items() if value is not None})
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the first CUDA GPU, else Apple's GPU, else the CPU. Raises InputError when the device isn't there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device '{device}' can't be used: {reason}; try auto or cpu") from error
+    return torch.device(device)
+
+
+def from_uint8(picture: np.ndarray) -> Tensor:
+    """[H, W, 3] uint8 -> [3, H, W] float in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_uint8(video: Tensor) -> np.ndarray:
+    """[F, 3, H, W] in -1..1 -> [F, H, W, 3] uint8."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

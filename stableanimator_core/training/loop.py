@@ -1,0 +1,95 @@
+"""What every recipe shares: the budget, the learning rate, the moving average, the log line."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains: a number of steps, cut short by minutes if those are given."""
+
+    steps: int
+    minutes: float | None = None
+
+
+class Progress:
+    """Counts steps against a budget; `done` runs from 0 to 1 and drives the learning rate."""
+
+    def __init__(self, name: str, budget: Budget, *, every: int = 100):
+        self.name, self.budget, self.every = name, budget, every
+        self.step = 0
+        self.done = 0.0
+        self._start = time.monotonic()
+        self._sums: dict[str, Tensor | float] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        while self.done < 1:
+            yield self.step
+            self.step += 1
+            self.done = self.step / self.budget.steps
+            if self.budget.minutes is not None:
+                self.done = max(self.done, (time.monotonic() - self._start) / (60 * self.budget.minutes))
+
+    def learning_rate(self, peak: float, *, warmup: float = 0.02, floor: float = 0.02) -> float:
+        """Linear warm-up over a share of the budget, then a cosine down to floor · peak."""
+        if self.done < warmup:
+            return peak * max(self.done / warmup, 0.01)
+        cosine = 0.5 * (1 + math.cos(math.pi * min((self.done - warmup) / (1 - warmup), 1.0)))
+        return peak * (floor + (1 - floor) * cosine)
+
+    def report(self, **values: Tensor) -> None:
+        """Add up the losses; every so many steps write their means to the log."""
+        for key, value in values.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach()
+        if (self.step + 1) % self.every == 0:
+            means = "  ".join(f"{key} {float(total) / self.every:.4f}" for key, total in self._sums.items())
+            seconds = time.monotonic() - self._start
+            log.info("%s step %d (%.0f %%, %.0f s)  %s", self.name, self.step + 1, 100 * self.done, seconds, means)
+            self._sums = {}
+
+
+class MovingAverage:
+    """Exponential moving average of a module's weights, with a short memory at the start."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.999):
+        self.decay = decay
+        self.weights = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+        self._updates = 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move towards the module's present weights; integers and counters are copied."""
+        self._updates += 1
+        keep = min(self.decay, (1 + self._updates) / (10 + self._updates))
+        state = module.state_dict()
+        floats = [k for k, v in state.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.weights[k] for k in floats], [state[k].float() for k in floats], 1 - keep)
+        for key in state.keys() - set(floats):
+            self.weights[key].copy_(state[key])
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Give the averaged weights to a module."""
+        module.load_state_dict({k: v.to(p.dtype) for (k, v), p in zip(self.weights.items(), module.state_dict().values())})
+
+
+def optimizer_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tensor], rate: float, *, clip: float = 1.0
+) -> Tensor:
+    """Backward, clip, step at this learning rate. Returns the gradient's norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return norm
