@@ -1,0 +1,235 @@
+"""HJB: at chosen sampling steps, optimise the predicted clean latents until the face is the reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import Tensor, nn
+
+from .errors import FaceError, InputError
+from .face import FaceBoxes, crop_faces, csim
+from .vae import cell_size, decode_latents
+
+_GRADIENT_SCALE = 1024.0  # a power of two, so exact; keeps the gradient of a half-precision decoder off the underflow
+
+OnIteration = Callable[[int, int, Tensor], None]
+
+
+class Embedder(Protocol):
+    """Face crops [N, 3, S, S] RGB in -1..1 -> embeddings [N, D], S = input_size."""
+
+    input_size: int
+
+    def __call__(self, faces: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class HJBConfig:
+    """How the face is optimised. Raises InputError when a value makes no sense.
+
+    iterations: Adam steps in each refined sampling step, 0 switches HJB off. first_step, last_step: sampling steps to
+    refine, from 0, both inclusive. lr: η; sampling step i of n works at η (1 − i/n).
+    decode: "face" decodes the face's latents and `margin` cells around them, "full" whole frames.
+    scope: "face" moves the latents of the face box only, "all" every latent that was decoded (Adam moves each of them
+    by about the learning rate, however small its gradient is).
+    chunk: frames decoded at once; lower it when memory runs out.
+    """
+
+    iterations: int = 10
+    first_step: int = 0
+    last_step: int = 9
+    lr: float = 0.1
+    decode: Literal["face", "full"] = "face"
+    scope: Literal["face", "all"] = "face"
+    margin: int = 2
+    chunk: int = 8
+
+    def __post_init__(self):
+        if self.iterations < 0:
+            raise InputError(f"hjb-iterations {self.iterations}: give 0 (HJB off) or more")
+        if self.first_step < 0:
+            raise InputError(f"hjb-steps {self.first_step}:{self.last_step} starts before step 0")
+        if self.last_step < self.first_step:
+            raise InputError(f"hjb-steps {self.first_step}:{self.last_step} runs backwards, give FIRST:LAST")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"HJB learning rate {self.lr}: give a number above 0, 0.1 is usual")
+        if self.decode not in ("face", "full"):
+            raise InputError(f'HJB decode "{self.decode}": give "face" or "full"')
+        if self.scope not in ("face", "all"):
+            raise InputError(f'HJB scope "{self.scope}": give "face" or "all"')
+        if self.margin < 0:
+            raise InputError(f"HJB margin {self.margin}: give 0 or more latent cells")
+        if self.chunk < 1:
+            raise InputError(f"HJB chunk {self.chunk}: at least 1 frame is decoded at once")
+
+
+class Window(NamedTuple):
+    """What is decoded of one frame: cells [y, y + height) x [x, x + width), around the face's cells."""
+
+    frame: int
+    y: int
+    x: int
+    face: tuple[slice, slice]  # rows, columns of the face in the whole frame's cells
+    box: Tensor  # [4] px in the whole frame
+
+
+class FaceWindows(NamedTuple):
+    """The windows of all frames with a face; they share one size, so that they decode as one batch."""
+
+    height: int
+    width: int
+    windows: list[Window]
+
+    def area(self, window: Window) -> tuple:
+        """Index of a window's latents in x0."""
+        y, x = window.y, window.x
+        return window.frame, ..., slice(y, y + self.height), slice(x, x + self.width)
+
+
+def place_windows(boxes: FaceBoxes, size: tuple[int, int], cell: int, margin: int | None) -> FaceWindows:
+    """Windows of latent cells around the face boxes, inside the frame; margin None takes whole frames.
+
+    size: h, w of the latents. cell: pixels per latent cell. All windows are as large as the largest face plus `margin`
+    cells on each side.
+    Raises FaceError when a box lies outside its frame.
+    """
+    h, w = size
+    frames = boxes.found.nonzero().flatten().tolist()
+    faces = [_face_cells(boxes.boxes[f].round().long().tolist(), f, h, w, cell) for f in frames]
+    height = width = 0
+    for rows, columns in faces:
+        height = max(height, rows.stop - rows.start)
+        width = max(width, columns.stop - columns.start)
+    height = h if margin is None else min(h, height + 2 * margin)
+    width = w if margin is None else min(w, width + 2 * margin)
+    windows = [
+        Window(f, _centred(rows, height, h), _centred(columns, width, w), (rows, columns), boxes.boxes[f].round())
+        for f, (rows, columns) in zip(frames, faces)
+    ]
+    return FaceWindows(height, width, windows)
+
+
+def _face_cells(box: list[int], frame: int, h: int, w: int, cell: int) -> tuple[slice, slice]:
+    """Rows and columns of latent cells that a pixel box touches."""
+    x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], w * cell), min(box[3], h * cell)
+    if x1 <= x0 or y1 <= y0:
+        raise FaceError(
+            f"frame {frame}: face box {box} lies outside the {w * cell}x{h * cell} frame; check the aligned poses"
+        )
+    return slice(y0 // cell, -(-y1 // cell)), slice(x0 // cell, -(-x1 // cell))
+
+
+def _centred(cells: slice, length: int, limit: int) -> int:
+    """Start of a run of `length` cells around `cells`, inside 0..limit."""
+    return min(max((cells.start + cells.stop - length) // 2, 0), limit - length)
+
+
+def make_face_refiner(
+    vae: AutoencoderKLTemporalDecoder,
+    embed: Embedder,
+    target: Tensor,
+    boxes: FaceBoxes,
+    config: HJBConfig,
+    steps: int,
+    *,
+    on_iteration: OnIteration | None = None,
+) -> Callable[[Tensor, int], Tensor]:
+    """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
+
+    target: [D]. boxes: of the output frames, in their pixels. steps: sampling steps in all.
+    refine takes x0 [F, 4, h, w] and returns it float32, or x0 itself where step i is not refined or no frame has a
+    face. Frames without a face stay as they are and are not decoded. Networks compute in their own dtypes, x0 and Adam
+    in float32; a new Adam is made in each sampling step. Pixels are clamped to -1..1 before they are embedded.
+    Chunks are exact for the loss, which is a mean over frames, but the decoder's temporal layers see one chunk at a
+    time, in it only the frames that have a face, and with decode="face" each frame's own window.
+    Gradients reach x0 alone; freeze the networks (`requires_grad_(False)`), or their activations cost memory.
+    Works under torch.inference_mode() if the networks were loaded outside of it.
+
+    on_iteration(step, iteration, csim [F]) is called before each Adam step, NaN where a frame has no face; what it
+    raises stops the run.
+    Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
+    overflows, ValueError when the weights are inference tensors or the boxes are not those of x0.
+    Algorithm 1 of StableAnimator (arXiv 2411.17697).
+    """
+    if config.iterations and config.first_step >= steps:
+        raise InputError(
+            f"hjb-steps {config.first_step}:{config.last_step} start after the last sampling step, {steps - 1}"
+        )
+    for network in (vae, embed):
+        if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
+            raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
+
+    def refine(x0: Tensor, i: int) -> Tensor:
+        if len(boxes.found) != len(x0):
+            raise ValueError(f"face boxes of {len(boxes.found)} frames for latents of {len(x0)}")
+        if not (config.iterations and config.first_step <= i <= config.last_step and boxes.found.any()):
+            return x0
+        margin = config.margin if config.decode == "face" else None
+        faces = place_windows(boxes, x0.shape[-2:], cell_size(vae), margin)
+        with torch.inference_mode(False), torch.enable_grad():
+            x0 = x0.detach().to(torch.float32, copy=True)  # a copy made here is no inference tensor
+            goal = target.detach().to(x0.device, torch.float32, copy=True)
+            adam = torch.optim.Adam([x0], lr=config.lr * (1 - i / steps))
+            for iteration in range(config.iterations):
+                similarity, x0.grad = face_gradient(x0, faces, vae, embed, goal, config)
+                if on_iteration is not None:
+                    on_iteration(i, iteration, similarity)
+                if not x0.grad.isfinite().all():
+                    raise FaceError(
+                        f"HJB at sampling step {i}, iteration {iteration}: the gradient is not finite; "
+                        "load the model in bfloat16 or float32"
+                    )
+                adam.step()
+        return x0.detach()
+
+    return refine
+
+
+def face_gradient(
+    x0: Tensor,
+    faces: FaceWindows,
+    vae: AutoencoderKLTemporalDecoder,
+    embed: Embedder,
+    target: Tensor,
+    config: HJBConfig,
+) -> tuple[Tensor, Tensor]:
+    """CSIM of every frame [F] (NaN without a face) and the gradient of the mean of 1 − csim by x0 [F, 4, h, w].
+
+    The gradient is 0 where config.scope does not let x0 move.
+    """
+    similarity = x0.new_full((len(x0),), float("nan"))
+    gradient = torch.zeros_like(x0)
+    cell = cell_size(vae)
+    for start in range(0, len(faces.windows), config.chunk):
+        chunk = faces.windows[start : start + config.chunk]
+        areas = [faces.area(win) for win in chunk]
+        latents = torch.stack([x0.detach()[area] for area in areas]).requires_grad_()  # [n, 4, height, width]
+        pixels = decode_latents(vae, latents, chunk=len(chunk)).clamp(-1, 1)  # [n, 3, H, W]
+        box = torch.stack([win.box - win.box.new_tensor([win.x, win.y, win.x, win.y]) * cell for win in chunk])
+        crops = crop_faces(pixels, box, embed.input_size)  # [n, 3, S, S]
+        score = csim(embed(crops.to(_dtype_of(embed))), target)  # [n]
+        loss = (1 - score).sum() / len(faces.windows)
+        (part,) = torch.autograd.grad(loss * _GRADIENT_SCALE, latents)
+        for win, area, value, grad in zip(chunk, areas, score.detach(), part / _GRADIENT_SCALE):
+            similarity[win.frame] = value
+            gradient[area] = grad
+    if config.scope == "face":
+        gradient = _within_faces(gradient, faces)
+    return similarity, gradient
+
+
+def _dtype_of(embed: Embedder) -> torch.dtype:
+    return next(embed.parameters()).dtype if isinstance(embed, nn.Module) else torch.float32
+
+
+def _within_faces(gradient: Tensor, faces: FaceWindows) -> Tensor:
+    kept = torch.zeros_like(gradient)
+    for win in faces.windows:
+        area = (win.frame, ..., *win.face)
+        kept[area] = gradient[area]
+    return kept
