@@ -205,7 +205,7 @@ def _check_folder(path: Path) -> None:
 
 def _check_frames(frames: np.ndarray) -> np.ndarray:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise VideoError(f"frames are {frames.dtype} {list(frames.shape)}, need uint8 [F, H, W, 3] with a pixel or more")
+        raise VideoError(f"frames are {frames.dtype} {list(frames.shape)}, need uint8 [F, H, W, 3], none of them 0")
     return frames
 
 

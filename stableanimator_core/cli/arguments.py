@@ -1,0 +1,78 @@
+"""Argument types and checks shared by the commands; every error names the value and what to give instead."""
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def whole(low: int):
+    """An argparse type: a whole number of `low` or more."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {low} or more")
+        return int(text)
+
+    return parse
+
+
+def number(low: float):
+    """An argparse type: a finite number of `low` or more."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= low):
+            raise argparse.ArgumentTypeError(f"{text} is not a number of {low:g} or more")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = number(0)(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argparse type: WIDTHxHEIGHT in pixels."""
+    match = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    if not match or min(map(int, match.groups())) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a size; write WIDTHxHEIGHT in pixels, for example 512x512")
+    return int(match[1]), int(match[2])
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """An argparse type: FIRST:LAST, whole numbers from 0."""
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text} is not FIRST:LAST, two denoising steps counted from 0, as in 8:17")
+    return int(match[1]), int(match[2])
+
+
+def guidance(text: str) -> tuple[float, float]:
+    """An argparse type: one guidance scale for all frames, or FIRST:LAST frame."""
+    first, _, last = text.partition(":")
+    return number(1)(first), number(1)(last or first)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The flag that every command has."""
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder into which a file of this path goes exists; returns the path. Raises InputError."""
+    if not path.parent.is_dir():
+        raise InputError(f"output folder {path.parent} does not exist; create it or choose another --out")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; choose another --out")
+    return path

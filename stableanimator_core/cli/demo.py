@@ -1,0 +1,102 @@
+"""`demo`: the main job on the picture and motion that ship with the package."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import InputError
+from .animate import add_model_options, identity_of, load_animator, print_identity, progress_hooks
+from .arguments import add_json
+from .report import Report
+
+DEMO = Path(__file__).resolve().parents[1] / "assets" / "demo"
+DEFAULT_OUT = Path("output") / "demo"
+
+
+def register(commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("demo", help="animate the picture that ships here; no download, no GPU needed")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER", help=f"default: {DEFAULT_OUT}")
+    add_model_options(parser)
+    add_json(parser)
+    parser.set_defaults(run=demo_command)
+
+
+def demo_command(args: argparse.Namespace, report: Report) -> dict:
+    """Animate the demo picture without and with the face optimisation; write the videos and a contact sheet."""
+    from ..hjb import HJBConfig
+    from ..keypoints import Poses
+    from ..pose.draw import draw_poses
+    from ..video import contact_sheet, overlay, read_image, write_image, write_video
+
+    folder = prepare_folder(args.out)
+    reference = read_image(DEMO / "reference.png")
+    reference_pose, driving = Poses.load(DEMO / "reference.json"), Poses.load(DEMO / "driving.json")
+    animator, device = load_animator(args)
+    config = animator.models.config
+
+    def run(hjb: HJBConfig | None, label: str):
+        hooks = progress_hooks(report, label)
+        sampling = {"steps": args.steps, "seed": args.seed}
+        return animator.animate(reference, driving, reference_pose, hjb=hjb, hooks=hooks, **sampling)
+
+    plain = run(HJBConfig(iterations=0), "without HJB: ")
+    result = run(None, "with HJB: ")
+
+    driver = driving.fitted(result.poses.width, result.poses.height)
+    height, width = result.frames.shape[1:3]
+    driver_images = draw_poses(driver, width, height, canvas_short_side=config.pose_canvas)
+    poses_over = overlay(result.frames, result.pose_images)
+    rows = [
+        ("reference", reference[None]),
+        ("driving pose", driver_images),
+        ("without HJB", plain.frames, captions(plain.csim)),
+        ("result", result.frames, captions(result.csim)),
+        ("pose over it", poses_over),
+    ]
+    files = {
+        "animation": write_video(folder / "animation.mp4", result.frames, config.fps),
+        "pose_overlay": write_video(folder / "pose_overlay.mp4", poses_over, config.fps),
+        "contact_sheet": write_image(folder / "contact_sheet.png", contact_sheet(rows)),
+    }
+
+    report.line("identity of every frame: cosine similarity of the face with the reference's, 1 is the same")
+    print_identity(report, plain, "  without HJB")
+    print_identity(report, result, "  with HJB   ")
+    for note in result.notes:
+        report.note(f"note: {note}")
+    report.line(f"{len(result.frames)} frames of {width}x{height} on {device}: {plain.seconds:.1f} s without HJB, "
+                f"{result.seconds:.1f} s with it")  # fmt: skip
+    for path in files.values():
+        report.line(f"  {path}")
+    return {
+        **{name: str(path) for name, path in files.items()},
+        "frames": len(result.frames),
+        "size": [width, height],
+        "model": config.name,
+        "device": device,
+        "seed": args.seed,
+        "seconds": round(result.seconds, 2),
+        "seconds_without_hjb": round(plain.seconds, 2),
+        **identity_of(result),
+        "csim_without_hjb": identity_of(plain)["csim"],
+        "csim_without_hjb_mean": identity_of(plain)["csim_mean"],
+        "notes": result.notes,
+    }
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the output folder: the default one with its parents, another only in a folder that exists."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another --out")
+    if folder != DEFAULT_OUT and not folder.parent.is_dir():
+        raise InputError(f"output folder {folder.parent} does not exist; create it or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+    return folder
+
+
+def captions(csim) -> list[str]:
+    """CSIM of every frame as a caption; empty where no face is visible."""
+    return ["" if value != value else f"{value:.2f}" for value in csim.tolist()]

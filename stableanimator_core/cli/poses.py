@@ -1,0 +1,92 @@
+"""`poses align` and `poses draw`: what the pipeline does to keypoints, step by step."""
+
+import argparse
+from pathlib import Path
+
+from .arguments import add_json, existing_folder, number, positive, size, whole
+from .report import Report, rounded
+
+
+def register(commands) -> None:
+    """Add the commands to the parser."""
+    group = commands.add_parser("poses", help="align and draw pose files (POSE_KEYPOINT JSON)")
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+
+    parser = actions.add_parser("align", help="fit a driving motion to the body in the reference picture")
+    parser.add_argument("--driving", required=True, type=Path, metavar="POSES.json")
+    parser.add_argument("--reference", required=True, type=Path, metavar="POSES.json", help="pose of the picture")
+    parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
+    parser.add_argument("--method", default="svd", help="svd (default) or none")
+    parser.add_argument("--per-frame", action="store_true", help="fit every frame by itself instead of the whole clip")
+    parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
+    add_json(parser)
+    parser.set_defaults(run=align_command)
+
+    parser = actions.add_parser("draw", help="draw poses as skeleton pictures")
+    parser.add_argument("--poses", required=True, type=Path, metavar="POSES.json")
+    parser.add_argument("--out", required=True, type=Path, help="a video, or a picture when there is one frame")
+    parser.add_argument("--size", type=size, metavar="WxH", help="default: the canvas of the poses")
+    parser.add_argument("--over", type=Path, metavar="FILE", help="picture or video to draw over")
+    parser.add_argument("--fps", default=15.0, type=positive)
+    parser.add_argument(
+        "--canvas", default=2160, type=whole(64), metavar="PX", help="short side drawn at: smaller gives thicker limbs"
+    )
+    add_json(parser)
+    parser.set_defaults(run=draw_command)
+
+
+def align_command(args: argparse.Namespace, report: Report) -> dict:
+    """Align one pose file to another."""
+    from ..alignment import align
+    from ..keypoints import Poses
+
+    existing_folder(args.out)
+    result = align(
+        Poses.load(args.driving),
+        Poses.load(args.reference),
+        args.method,
+        per_frame=args.per_frame,
+        min_score=args.min_score,
+    )
+    result.poses.save(args.out)
+    for note in result.notes:
+        report.note(note)
+    residual = rounded(result.residual, 2)
+    known = [value for value in residual if value is not None]
+    report.line(f"{result.poses.frames} frames aligned by {result.method}: {args.out}")
+    if known:
+        report.line(f"joints are {sum(known) / len(known):.1f} px off the fit on average")
+    return {
+        "out": args.out,
+        "frames": result.poses.frames,
+        "size": [result.poses.width, result.poses.height],
+        "method": result.method,
+        "residual_px": residual,
+        "notes": result.notes,
+    }
+
+
+def draw_command(args: argparse.Namespace, report: Report) -> dict:
+    """Draw a pose file as a video, a folder of frames or one picture."""
+    from ..keypoints import Poses
+    from ..pose.draw import draw_poses
+    from ..video import PICTURES, check_output, overlay, read_image, read_video, write_image, write_video
+
+    poses = Poses.load(args.poses)
+    picture = poses.frames == 1 and args.out.suffix.lower() in PICTURES
+    (existing_folder if picture else check_output)(args.out)
+    background = None
+    width, height = args.size or (poses.width, poses.height)
+    if args.over is not None:
+        if args.over.suffix.lower() in PICTURES:
+            background = read_image(args.over)[None]
+        else:
+            background = read_video(args.over, max_frames=poses.frames)[0]
+        height, width = background.shape[1:3]
+        poses = poses.slice(0, len(background)) if len(background) > 1 else poses
+    drawn = draw_poses(poses, width, height, canvas_short_side=args.canvas)
+    if background is not None:
+        drawn = overlay(background.repeat(len(drawn), axis=0) if len(background) == 1 else background, drawn)
+    written = write_image(args.out, drawn[0]) if picture else write_video(args.out, drawn, args.fps)
+    report.line(f"{len(drawn)} frames of {width}x{height} drawn: {written}")
+    return {"out": written, "frames": len(drawn), "size": [width, height]}

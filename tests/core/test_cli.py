@@ -1,0 +1,180 @@
+"""The commands do their work: files appear, JSON is one object, people see the identity of every frame."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stableanimator_core import cli
+from stableanimator_core.cli import demo, doctor
+from stableanimator_core.cli.report import Report, plain, rounded, sparkline
+from stableanimator_core.keypoints import Poses
+from stableanimator_core.video import read_image, read_video, write_image, write_video
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command that must succeed; returns its stdout."""
+
+    def command(*argv) -> str:
+        status = cli.main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return out
+
+    return command
+
+
+def test_animate(run, material, tiny_model):
+    argv = ["animate", "--model", tiny_model, "--device", "cpu", "--seed", 3, "--guidance", "1:2"]
+    argv += ["--hjb-steps", "0:1", "--reference", material / "reference.png", "--driving", material / "driving.json"]
+    result = json.loads(run(*argv, "--out", material / "out.mp4", "--json"))
+    assert (result["frames"], result["size"], result["seed"], result["device"]) == (3, [64, 64], 3, "cpu")
+    assert len(result["csim"]) == 3
+    assert result["judge"] == "judge"
+    frames, fps = read_video(result["out"])
+    assert frames.shape == (3, 64, 64, 3)
+    assert fps == result["fps"] == 7
+
+    text = run(*argv, "--out", material / "out.png", "--frames", 2, "--hjb-iterations", 0, "--size", "64x96", "--fps", 5)
+    assert "identity (CSIM):" in text
+    assert "2 frames of 64x96" in text
+    assert len(list((material / "out").glob("*.png"))) == 2
+
+
+def test_animate_repeats_itself(run, material, tiny_model):
+    argv = ["animate", "--model", tiny_model, "--device", "cpu", "--frames", 2]
+    argv += ["--reference", material / "reference.png", "--driving", material / "driving.json", "--out"]
+    for name in ("a.png", "b.png"):
+        run(*argv, material / name, "--seed", 5)
+    np.testing.assert_array_equal(read_video(material / "a")[0], read_video(material / "b")[0])
+
+
+def test_demo(run, material, tiny_model, monkeypatch):
+    monkeypatch.setattr(demo, "DEMO", material)
+    argv = ["demo", "--model", tiny_model, "--device", "cpu", "--out", material / "demo"]
+    result = json.loads(run(*argv, "--json"))
+    for key in ("animation", "pose_overlay", "contact_sheet"):
+        assert Path(result[key]).stat().st_size > 0
+    assert len(result["csim"]) == len(result["csim_without_hjb"]) == result["frames"] == 3
+    assert read_video(result["animation"])[0].shape == (3, 64, 64, 3)
+    assert read_image(result["contact_sheet"]).shape[0] > 5 * 64
+
+    text = run(*argv)
+    assert "without HJB" in text
+    assert "contact_sheet.png" in text
+
+
+def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.prepare_folder(demo.DEFAULT_OUT).is_dir()
+
+
+def test_poses_align(run, material):
+    argv = ["poses", "align", "--driving", material / "driving.json", "--reference", material / "reference.json"]
+    result = json.loads(run(*argv, "--out", material / "aligned.json", "--json"))
+    assert (result["frames"], result["size"], result["method"]) == (3, [64, 64], "svd")
+    assert Poses.load(material / "aligned.json").frames == 3
+    assert "3 frames aligned by none" in run(*argv, "--out", material / "b.json", "--method", "none", "--per-frame")
+
+
+def test_poses_draw(run, material):
+    draw = ["poses", "draw", "--poses", material / "driving.json", "--canvas", 128]
+    result = json.loads(run(*draw, "--out", material / "a.mp4", "--size", "96x80", "--json"))
+    assert result["size"] == [96, 80]
+    assert read_video(material / "a.mp4")[0].shape == (3, 80, 96, 3)
+    one = ["poses", "draw", "--poses", material / "reference.json", "--out", material / "skeleton.png"]
+    assert "1 frames of 64x64" in run(*one)
+    assert read_image(material / "skeleton.png").max() > 100
+
+
+def test_poses_draw_over_a_picture_or_video(run, material):
+    draw = ["poses", "draw", "--poses", material / "driving.json", "--canvas", 128, "--out", material / "over.png"]
+    write_image(material / "grey.png", np.full((64, 64, 3), 90, np.uint8))
+    run(*draw, "--over", material / "grey.png")
+    frames, _ = read_video(material / "over")
+    assert len(frames) == 3
+    assert frames[0, 0, 0].tolist() == [90, 90, 90]
+    write_video(material / "grey.mp4", np.full((2, 64, 64, 3), 90, np.uint8), 7)
+    assert json.loads(run(*draw, "--over", material / "grey.mp4", "--json"))["frames"] == 2
+
+
+def test_doctor(run):
+    result = json.loads(run("doctor", "--json"))
+    assert result["ok"] == (not result["problems"])
+    assert result["packages"]["torch"]
+    assert "mini" in result["models"]
+    text = run("doctor")
+    assert "computes on" in text
+    assert all(problem["fix"] in text for problem in result["problems"])
+
+
+def test_doctor_finds_what_is_missing_or_old(monkeypatch):
+    problems = []
+    text = "no-such-package-here>=1.0  # why\nnumpy>=999\n\n# comment\npillow"
+    packages = doctor.check_packages(text, problems)
+    assert packages["no-such-package-here"] is None
+    assert [problem["what"].partition(" ")[0] for problem in problems] == ["no-such-package-here", "numpy"]
+    assert all("pip install -r" in problem["fix"] for problem in problems)
+
+
+def test_doctor_reads_a_damaged_model(monkeypatch, tmp_path):
+    from stableanimator_core import weights
+
+    monkeypatch.setitem(weights.BUILT_IN, "mini", tmp_path)
+    problems = []
+    assert doctor.check_models(problems)["mini"]["ok"] is False
+    assert "model mini" in problems[0]["what"]
+
+
+def test_doctor_names_clobbering_opencvs(monkeypatch):
+    monkeypatch.setattr(doctor, "_is_installed", lambda name: name.startswith("opencv"))
+    problems = []
+    doctor.check_opencv(problems)
+    assert "installed over one another" in problems[0]["what"]
+    assert "install opencv-contrib-python" in problems[0]["fix"]
+
+
+def test_doctor_sees_a_gpu_that_torch_does_not(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    for build, message in ((None, "is a CPU build"), ("13.0", "driver is too old")):
+        monkeypatch.setattr(torch.version, "cuda", build)
+        problems = []
+        doctor.check_device(problems)
+        assert message in problems[0]["what"]
+
+
+def test_json_has_no_nan():
+    value = {"a": float("nan"), "b": np.array([1.0, np.inf]), "c": (Path("x"), None, True), 1: np.int64(2)}
+    assert plain(value) == {"a": None, "b": [1.0, None], "c": ["x", None, True], "1": 2}
+
+
+def test_sparkline_and_rounded():
+    assert sparkline([0.0, 1.0, None, 0.5, -3.0]) == "▁█·▅▁"
+    assert rounded([0.123456, float("nan")]) == [0.1235, None]
+
+
+def test_progress_is_sparse_when_nobody_watches(capsys):
+    report = Report()
+    for step in range(100):
+        report.progress(step + 1, 100, "steps")
+    lines = capsys.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 7
+    assert lines[-1] == "100/100 steps"
+
+
+def test_progress_moves_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    Report().progress(2, 2, "steps")
+    assert capsys.readouterr().err.endswith("2/2 steps\n")
+
+
+def test_version_is_written_once():
+    from stableanimator_core import __version__
+
+    pyproject = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert f'\nversion = "{__version__}"' in pyproject

@@ -1,0 +1,281 @@
+"""One test per wrong input: one line on stderr, status 2, no traceback; with --json one object on stdout."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core import cli, video
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must refuse; returns its one line after checking everything around it."""
+
+    def run(*argv) -> str:
+        status = cli.main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        assert (status, out) == (2, "")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return run
+
+
+@pytest.fixture
+def animate(material, tiny_model, refused):
+    """`animate` on good material, except for what the test gives instead; it must refuse."""
+
+    def run(**given) -> str:
+        options = {"reference": "reference.png", "driving": "driving.json", "out": "out.mp4"}
+        argv = ["animate", "--model", tiny_model, "--device", "cpu"]
+        for name, value in {**options, **given}.items():
+            value = material / value if name in options or name == "reference_poses" else value
+            argv += ["--" + name.replace("_", "-"), value]
+        return refused(*argv)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["animate"], "animate: the following arguments are required: --reference, --driving, --out"),
+        (["poses"], "poses: the following arguments are required: ACTION"),
+        (["demo", "--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_usage(refused, argv, message):
+    assert message in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("steps", "-3", "-3 is not a whole number of 1 or more"),
+        ("steps", "0", "0 is not a whole number of 1 or more"),
+        ("steps", "ten", "ten is not a whole number of 1 or more"),
+        ("frames", "-1", "-1 is not a whole number of 1 or more"),
+        ("seed", "-1", "-1 is not a whole number of 0 or more"),
+        ("guidance", "-2", "-2 is not a number of 1 or more"),
+        ("guidance", "1.5:nan", "nan is not a number of 1 or more"),
+        ("fps", "0", "0 is not a number above 0"),
+        ("hjb_iterations", "-4", "-4 is not a whole number of 0 or more"),
+        ("hjb_lr", "-0.1", "-0.1 is not a number of 0 or more"),
+        ("hjb_steps", "3", "3 is not FIRST:LAST"),
+        ("hjb_steps", "1:0", "hjb-steps 1:0 runs backwards"),
+        ("hjb_steps", "0:7", "--hjb-steps 0:7: there are 2 denoising steps, 0 to 1"),
+        ("size", "512", "512 is not a size; write WIDTHxHEIGHT"),
+        ("size", "0x64", "0x64 is not a size"),
+        ("size", "100x64", "size 100 x 64: model 'tiny' needs multiples of 32; take 96 x 64"),
+        ("device", "warp", "device 'warp' can't be used"),
+        ("align", "v1", "v1"),
+        ("align", "magic", "magic"),
+        ("model", "no-such-model", "unknown model 'no-such-model'"),
+        ("frames", "9", "driving.json has 3 frames"),
+    ],
+)
+def test_options(animate, option, value, message):
+    assert message in animate(**{option: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_a_gpu(animate):
+    assert "device 'cuda' can't be used" in animate(device="cuda")
+
+
+def test_reference_is_missing(animate):
+    assert "nobody.png does not exist; check the path of the picture" in animate(reference="nobody.png")
+
+
+def test_reference_is_no_picture(animate, material):
+    (material / "text.png").write_text("hello")
+    assert "text.png is not a picture" in animate(reference="text.png")
+
+
+def test_reference_without_pose(animate, material):
+    (material / "reference.json").unlink()
+    line = animate()
+    assert "give --reference-poses, or put reference.json or reference_pose.json beside it" in line
+
+
+def test_reference_pose_beside_the_picture_is_found(animate, material):
+    (material / "reference.json").rename(material / "reference_pose.json")
+    assert "needs multiples" in animate(size="100x64")  # so the pose was found
+
+
+def test_reference_pose_is_missing(animate):
+    assert "check --reference-poses" in animate(reference_poses="nowhere.json")
+
+
+def test_reference_pose_without_person(animate, material):
+    frame = {"canvas_width": 64, "canvas_height": 64, "people": []}
+    (material / "empty.json").write_text(json.dumps([frame]))
+    assert "no person in its first frame" in animate(reference_poses="empty.json")
+
+
+def test_reference_without_face(animate, material, stick_figure):
+    frames = stick_figure()
+    keypoints = frames[0]["people"][0]["pose_keypoints_2d"]
+    for joint in (0, 14, 15, 16, 17):
+        keypoints[3 * joint : 3 * joint + 3] = [0, 0, 0]
+    (material / "faceless.json").write_text(json.dumps(frames))
+    assert "face" in animate(reference_poses="faceless.json")
+
+
+def test_driving_is_missing(animate):
+    assert "nothing.json does not exist; check --driving" in animate(driving="nothing.json")
+
+
+def test_driving_video_is_not_in_this_version(animate, material):
+    video.write_video(material / "dance.mp4", np.zeros((2, 16, 16, 3), np.uint8), 7)
+    line = animate(driving="dance.mp4")
+    assert "finding poses in a video is not in this version" in line
+    assert "POSE_KEYPOINT" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not a JSON file of poses"),
+        ("[1, 2", "not a JSON file of poses"),
+        ("[]", "holds no frame"),
+        ('{"frames": []}', "holds no frame"),
+        ("[{}]", "frame 0: canvas_width is None"),
+        ('[{"canvas_width": 64, "canvas_height": 64, "people": []}]', "no person in any of its 1 frames"),
+    ],
+)
+def test_driving_poses(animate, material, content, message):
+    (material / "bad.json").write_text(content)
+    line = animate(driving="bad.json")
+    assert "bad.json" in line
+    assert message in line
+
+
+def test_output_folder_is_checked_before_the_work(animate):
+    line = animate(out="missing/out.mp4", reference="nobody.png", model="no-such-model")
+    assert re.search(r"output folder .*missing does not exist; create it or choose another --out", line)
+
+
+def test_output_format(animate):
+    assert "cannot write .avi files; choose one of .mp4" in animate(out="out.avi")
+
+
+@pytest.fixture
+def copied_model(tiny_model, tmp_path) -> Path:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_damaged_weights(animate, copied_model):
+    (copied_model / "pose_net.safetensors").write_bytes(b"not tensors at all")
+    line = animate(model=copied_model)
+    assert "pose_net.safetensors: damaged" in line
+
+
+def test_missing_weights(animate, copied_model):
+    (copied_model / "face_encoder.safetensors").unlink()
+    assert "face_encoder.safetensors: missing" in animate(model=copied_model)
+
+
+def test_weights_of_another_model(animate, copied_model):
+    (copied_model / "face_embedder.safetensors").write_bytes((copied_model / "face_judge.safetensors").read_bytes())
+    assert "these weights belong to another model" in animate(model=copied_model)
+
+
+def test_poses_commands(refused, material):
+    driving = material / "driving.json"
+    here = ("--driving", driving, "--reference", material / "reference.json", "--out")
+    assert "does not exist; create it" in refused("poses", "align", *here, material / "no" / "a.json")
+    assert f"{material} is a folder" in refused("poses", "align", *here, material)
+    assert "cannot read the poses" in refused(
+        "poses", "align", "--driving", material / "x.json", "--reference", driving, "--out", material / "a.json"
+    )
+    assert "-1 is not a number of 0 or more" in refused("poses", "align", *here, "a.json", "--min-score", "-1")
+    assert "cannot write .xyz files" in refused("poses", "draw", "--poses", driving, "--out", material / "a.xyz")
+
+
+def test_demo_output(refused, material):
+    assert "does not exist; create it" in refused("demo", "--out", material / "no" / "demo")
+    assert "is a file; choose another --out" in refused("demo", "--out", material / "driving.json")
+
+
+def test_json_errors_are_one_object(capsys):
+    assert cli.main(["animate", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": err.removeprefix("stableanimator_core: ").strip(), "status": 2}
+
+
+def fail_with(monkeypatch, error: BaseException):
+    def raise_it(*_):
+        raise error
+
+    monkeypatch.setattr(cli.doctor, "check_device", raise_it)
+
+
+def test_fault_of_ours_names_its_log(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("STABLEANIMATOR_DEBUG", raising=False)
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
+    fail_with(monkeypatch, RuntimeError("two\nlines"))
+    assert cli.main(["doctor"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "a fault of ours: RuntimeError: two lines; please report it with" in err
+    [log] = tmp_path.glob("*.log")
+    assert str(log) in err
+    assert "Traceback" in log.read_text()
+
+
+def test_fault_of_ours_with_debugging(capsys, monkeypatch):
+    monkeypatch.setenv("STABLEANIMATOR_DEBUG", "1")
+    fail_with(monkeypatch, RuntimeError("oops"))
+    assert cli.main(["doctor", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" in err
+    assert json.loads(out)["status"] == 1
+
+
+def test_out_of_gpu_memory(capsys, monkeypatch):
+    fail_with(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    assert cli.main(["doctor"]) == 1
+    assert "try a smaller --size, fewer --frames or --hjb-iterations 0" in capsys.readouterr().err
+
+
+def test_cancel(capsys, monkeypatch):
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "stableanimator_core: cancelled\n"
+
+
+def test_version_and_help(capsys):
+    assert cli.main(["--version"]) == 0
+    assert cli.main(["animate", "--help"]) == 0
+    assert "--reference-poses" in capsys.readouterr().out
+
+
+def test_real_process(material):
+    command = [sys.executable, "-m", "stableanimator_core", "poses", "draw", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for poses, status in (("driving.json", 0), ("missing.json", 2)):
+        done = subprocess.run(
+            [*command, "--poses", poses, "--out", "drawn.mp4"],
+            cwd=material, env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == status
+        assert isinstance(json.loads(done.stdout), dict)
+        assert "Traceback" not in done.stderr
+    assert (material / "drawn.mp4").stat().st_size > 0
