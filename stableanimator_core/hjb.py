@@ -224,7 +224,8 @@ def face_gradient(
 
 
 def _dtype_of(embed: Embedder) -> torch.dtype:
-    return next(embed.parameters()).dtype if isinstance(embed, nn.Module) else torch.float32
+    weight = next(embed.parameters(), None) if isinstance(embed, nn.Module) else None
+    return torch.float32 if weight is None else weight.dtype
 
 
 def _within_faces(gradient: Tensor, faces: FaceWindows) -> Tensor:

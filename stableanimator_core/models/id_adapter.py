@@ -34,16 +34,20 @@ def _project_out(attn: Attention, z: Tensor) -> Tensor:
     return dropout(linear(z))
 
 
-def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
-    """(z_face − μ_face) · σ_img / (σ_face + 1e-5) + μ_img, both [B, N, C].
+def frame_statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation over tokens and channels together: [B, N, C] -> two [B, 1, 1], float32."""
+    std, mean = torch.std_mean(z.float(), dim=(1, 2), keepdim=True)
+    return mean, std
 
-    μ and the unbiased σ run over tokens and channels together: one pair per frame. Computed in float32.
-    StableAnimator (arXiv 2411.17697), distribution-aware ID adapter.
+
+def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
+    """(z_face − μ_face) · σ_img / (σ_face + 1e-5) + μ_img, both [B, N, C], in float32: one μ and σ per frame.
+
+    Distribution-aware ID adapter, StableAnimator (arXiv 2411.17697).
     """
-    z_face = z_face.float()
-    std_face, mean_face = torch.std_mean(z_face, dim=(1, 2), keepdim=True)  # [B, 1, 1]
-    std_img, mean_img = torch.std_mean(z_img.float(), dim=(1, 2), keepdim=True)
-    return (z_face - mean_face) * (std_img / (std_face + _EPS)) + mean_img
+    mean_face, std_face = frame_statistics(z_face)
+    mean_img, std_img = frame_statistics(z_img)
+    return (z_face.float() - mean_face) * (std_img / (std_face + _EPS)) + mean_img
 
 
 class IDAdapterAttnProcessor(nn.Module):
@@ -106,6 +110,6 @@ class ImageTokenAttnProcessor:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """hidden_states: [B * h * w, F, C], encoder_hidden_states: [B * h * w, M + num_tokens, D] -> [B * h * w, F, C]."""
+        """hidden_states: [N, F, C], encoder_hidden_states: [N, M + num_tokens, D] -> [N, F, C], N = B * h * w."""
         image_tokens = encoder_hidden_states[:, : -self.num_tokens]
         return _project_out(attn, _attend_image(attn, hidden_states, image_tokens))

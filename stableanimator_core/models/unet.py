@@ -99,8 +99,8 @@ class AnimatorUNet(UNetSpatioTemporalConditionModel):
         if tokens <= FACE_TOKENS:
             raise ValueError(f"context of {tokens} tokens, need at least one image token and {FACE_TOKENS} face tokens")
         if torch.is_tensor(id_scale):
-            frames = sample.shape[1]
-            id_scale = id_scale.to(sample.dtype).expand(len(sample)).repeat_interleave(frames)[:, None, None]  # [BF, 1, 1]
+            batch, frames = sample.shape[:2]
+            id_scale = id_scale.to(sample.dtype).expand(batch).repeat_interleave(frames)[:, None, None]  # [B * F, 1, 1]
         with self.conv_in.adding(pose_features), FaceScale(self.id_adapters(), id_scale):
             (out,) = super().forward(sample, timestep, encoder_hidden_states, added_time_ids, return_dict=False)
         return out
