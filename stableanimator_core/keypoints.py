@@ -107,7 +107,7 @@ class Poses:
     def transformed(
         self, fn: Callable[[np.ndarray], np.ndarray], *, width: int | None = None, height: int | None = None
     ) -> Poses:
-        """Moves every point of all parts by fn, one call: [F, N, 2] px -> [F, N, 2] px, on the same or a given canvas."""
+        """Moves every point of all parts by fn, [F, N, 2] px -> the same, on this canvas or another one."""
         f = self.frames
         parts = (self.body, self.face, self.hands)
         flat = [part.reshape(f, int(np.prod(part.shape[1:-1])), 2) for part in parts]

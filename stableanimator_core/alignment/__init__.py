@@ -1,0 +1,207 @@
+"""Alignment: gives the driving poses the place and size of the reference picture's person."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, PoseError
+from ..keypoints import Poses
+from ..skeleton import BODY_POINTS
+from .similarity import Similarity, fit_similarity, fit_similarity_robust, fittable, weighted_mean
+
+__all__ = ["METHODS", "Alignment", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
+
+# How far each joint may speak for where and how large a person is: postures differ least at the trunk.
+JOINT_TRUST = (
+    0.6, 1.0,  # nose, neck
+    1.0, 0.25, 0.1, 1.0, 0.25, 0.1,  # shoulders, elbows, wrists
+    1.0, 0.5, 0.35, 1.0, 0.5, 0.35,  # hips, knees, ankles
+    0.5, 0.5, 0.5, 0.5,  # eyes, ears
+)  # fmt: skip
+
+# Frames whose median pose is fitted as one: a fifth to a third of a second, little travel and no single-frame errors.
+WINDOW = 5
+
+# A frame is fitted when it shows at least this share of the trust that the clip's best frame shows.
+COVERAGE = 0.5
+
+# Rotation beyond which, and joints below which, the user is told.
+NOTED_DEGREES = 5.0
+FEW_JOINTS = 5
+
+NOT_YET = ("v1", "learned")
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Driving poses on the reference's canvas and how they got there.
+
+    residual is the root mean square distance in px of person 0's joints from the reference's, per frame; NaN where
+    no joint is visible in both. It holds the difference in posture, too.
+    """
+
+    poses: Poses
+    transform: Similarity | None  # of F frames, float64; None for method "none"
+    residual: np.ndarray  # [F] px
+    method: str
+    notes: tuple[str, ...]
+
+
+def align(
+    driving: Poses, reference: Poses, method: str = "svd", *, per_frame: bool = False, min_score: float = 0.3
+) -> Alignment:
+    """Moves the driving poses onto the reference's canvas by one of METHODS.
+
+    "svd": one similarity transform for the whole clip (Umeyama's fit, robust), after which person 0 stands where the
+    reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
+    per_frame=True fits every frame by itself and so pins the person to the reference's place.
+    "none": one scale and centring that fit the driving canvas into the reference's.
+    Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
+    Raises InputError for a method that there is not, PoseError when person 0 cannot be fitted.
+    """
+    if method in NOT_YET:
+        raise InputError(f"alignment '{method}' is not in this version; use {' or '.join(METHODS)}")
+    if method not in METHODS:
+        raise InputError(f"alignment '{method}' is unknown; use {' or '.join(METHODS)}")
+    return METHODS[method](driving, reference, per_frame, min_score)
+
+
+def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+    poses = driving.fitted(reference.width, reference.height)
+    if driving.people and reference.people and reference.frames:
+        target, shown = _reference_person(reference, min_score)
+        residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
+    else:
+        residual = np.full(driving.frames, np.nan)
+    notes = ("per_frame has no effect: method none fits nothing",) if per_frame else ()
+    return Alignment(poses, None, residual, "none", notes)
+
+
+def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+    for poses, whose in ((reference, "reference"), (driving, "driving")):
+        if not poses.people or not poses.visible(min_score)[:, 0].any():
+            raise PoseError(
+                f"{whose} poses: no body joint of person 0 above min_score {min_score:g} in {poses.frames} frames; "
+                "lower min_score or use a picture or clip that shows a person"
+            )
+    target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
+    body, shared = _body(driving), _visible(driving, min_score) & shown  # [F, 18, 2], [F, 18]
+    trust = shared * torch.tensor(JOINT_TRUST, dtype=torch.float64)  # [F, 18]
+    coverage = trust.sum(1)
+    good = fittable(body, target.expand_as(body), trust) & (coverage >= COVERAGE * coverage.max())  # [F]
+    if not good.any():
+        frame = int(shared.sum(1).argmax())
+        raise PoseError(
+            f"frame {frame}: {int(shared[frame].sum())} of {BODY_POINTS} joints above min_score {min_score:g} in both "
+            "the driving and the reference pose, need 2 at distinct places; lower min_score or trim the clip"
+        )
+    fit = _fit_frames if per_frame else _fit_clip
+    transform = fit(body, target, trust, good)
+    poses = driving.transformed(
+        lambda points: transform.apply(torch.from_numpy(points)).numpy(),
+        width=reference.width,
+        height=reference.height,
+    )
+    notes = _notes(transform, shared, good, per_frame)
+    return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
+
+
+METHODS: dict[str, Callable[[Poses, Poses, bool, float], Alignment]] = {"svd": _align_svd, "none": _align_none}
+
+
+def _fit_clip(body: Tensor, target: Tensor, trust: Tensor, good: Tensor) -> Similarity:
+    """One transform for all frames: place and size from the first window, rotation from the windows most alike.
+
+    A lean in the first pose would tilt the whole clip, so every window of the clip fits a rotation, and their median
+    counts, in which a window weighs the more the closer its posture comes to the reference's.
+    body: [F, 18, 2] px, target: [18, 2] px, trust: [F, 18], good: bool [F], frames to fit.
+    """
+    src, weight = _median_windows(body[good], trust[good])  # [W, 18, 2], [W, 18]
+    dst = target.expand_as(src)
+    usable = fittable(src, dst, weight)
+    if not usable.any():  # e.g. two joints that change places; single frames are known to fit
+        src, weight = body[good], trust[good]
+        dst, usable = target.expand_as(src), fittable(src, target.expand_as(src), weight)
+    src, dst, weight = src[usable], dst[usable], weight[usable]
+    fits, listened = fit_similarity_robust(src, dst, weight)
+    unlike = 1 - listened.sum(1) / weight.sum(1)  # [W] 0..1
+    vote = weight.sum(1) / (0.02 + unlike).square()
+    angle = _median_angle(fits.angle, vote)
+    first = slice(0, 1)
+    anchor = [weighted_mean(points[first], listened[first]) for points in (src, dst)]
+    one = Similarity.through(fits.scale[first], angle[None], *anchor)
+    frames = body.shape[0]
+    return Similarity(*(part.expand(frames, *part.shape[1:]) for part in one))
+
+
+def _fit_frames(body: Tensor, target: Tensor, trust: Tensor, good: Tensor) -> Similarity:
+    """Each good frame's own transform; the others take that of the nearest good one. Arguments as in _fit_clip."""
+    fits, _ = fit_similarity_robust(body[good], target.expand_as(body[good]), trust[good])
+    where = good.nonzero().squeeze(1)  # [G]
+    nearest = (torch.arange(body.shape[0])[:, None] - where).abs().argmin(1)  # [F]
+    return Similarity(*(part[nearest] for part in fits))
+
+
+def _median_windows(body: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+    """Median pose of each WINDOW frames, over the frames that show the joint. Returns [W, 18, 2] and trust [W, 18]."""
+    poses, weights = [], []
+    for points, weight in zip(body.split(WINDOW), trust.split(WINDOW), strict=True):
+        seen = points.masked_fill(weight[..., None] == 0, math.nan)
+        poses.append(seen.nanmedian(dim=0).values.nan_to_num(0.0))
+        weights.append(weight.mean(dim=0))
+    return torch.stack(poses), torch.stack(weights)
+
+
+def _median_angle(angle: Tensor, weight: Tensor) -> Tensor:
+    """Weighted median of angles [W] in radians, taken around their weighted mean direction."""
+    mean = torch.atan2((weight * angle.sin()).sum(), (weight * angle.cos()).sum())
+    offset, order = torch.remainder(angle - mean + math.pi, 2 * math.pi).sub(math.pi).sort()
+    below = weight[order].cumsum(0)
+    return mean + offset[int((below < below[-1] / 2).sum())]
+
+
+def _body(poses: Poses) -> Tensor:
+    """Person 0's joints, [F, 18, 2] px."""
+    return torch.from_numpy(poses.body[:, 0])
+
+
+def _visible(poses: Poses, min_score: float) -> Tensor:
+    """Person 0's visible joints, bool [F, 18]."""
+    return torch.from_numpy(poses.visible(min_score)[:, 0])
+
+
+def _reference_person(reference: Poses, min_score: float) -> tuple[Tensor, Tensor]:
+    """Person 0 in the reference's first frame that shows two joints, or else one: [18, 2] px and visible [18]."""
+    shown = _visible(reference, min_score)
+    frame = int(shown.sum(1).clamp_max(2).argmax())
+    return _body(reference)[frame], shown[frame]
+
+
+def _residual(body: Tensor, target: Tensor, shared: Tensor) -> np.ndarray:
+    """Root mean square distance over the shared joints, [F] px, NaN without any."""
+    distance2 = (body - target).square().sum(-1)  # [F, 18]
+    return ((distance2 * shared).sum(1) / shared.sum(1)).sqrt().numpy()
+
+
+def _notes(transform: Similarity, shared: Tensor, good: Tensor, per_frame: bool) -> tuple[str, ...]:
+    """What the user should know about a fit, one sentence each."""
+    notes = []
+    missed = int((~good).sum())
+    first = int(good.nonzero()[0])
+    if missed and per_frame:
+        notes.append(f"{missed} of {len(good)} frames share too few joints with the reference: nearest fit used")
+    elif first:
+        notes.append(f"frames 0 to {first - 1} share too few joints with the reference: placed by frame {first}")
+    fewest = int(shared[good].sum(1).min()) if per_frame else int(shared[good][:WINDOW].any(0).sum())
+    if fewest < FEW_JOINTS:
+        notes.append(f"only {fewest} joints are shared with the reference: check the result")
+    degrees = float(torch.rad2deg(transform.angle[transform.angle.abs().argmax()]))
+    if abs(degrees) > NOTED_DEGREES:
+        notes.append(f"{'single frames are' if per_frame else 'the clip is'} turned by {degrees:.0f} degrees")
+    return tuple(notes)
