@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FaceError, InputError, PoseError
-from .arguments import add_json, guidance, positive, size, step_range, whole
+from .arguments import SEED, add_json, guidance, positive, size, step_range, whole
 from .report import Report, rounded, sparkline
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="mini", help="mini (default, ships here) or a model folder")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--steps", type=whole(1), help="denoising steps; default: the model's")
-    parser.add_argument("--seed", default=0, type=whole(0))
+    parser.add_argument("--seed", default=0, type=SEED)
 
 
 def animate_command(args: argparse.Namespace, report: Report) -> dict:

@@ -8,15 +8,20 @@ from pathlib import Path
 from ..errors import InputError
 
 
-def whole(low: int):
-    """An argparse type: a whole number of `low` or more."""
+def whole(low: int, high: int | None = None):
+    """An argparse type: a whole number of `low` or more, at most `high`."""
+    limits = f"of {low} or more" if high is None else f"from {low} to {high}"
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {low} or more")
-        return int(text)
+        value = int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number {limits}")
+        return value
 
     return parse
+
+
+SEED = whole(0, 2**63 - 1)
 
 
 def number(low: float):

@@ -28,9 +28,11 @@ def run(capsys):
 
 def test_animate(run, material, tiny_model):
     argv = ["animate", "--model", tiny_model, "--device", "cpu", "--seed", 3, "--guidance", "1:2"]
-    argv += ["--hjb-steps", "0:1", "--reference", material / "reference.png", "--driving", material / "driving.json"]
+    argv += ["--hjb-steps", "0:1", "--reference", material / "reference.png"]
+    argv += ["--driving", material / "driving.json"]
     result = json.loads(run(*argv, "--out", material / "out.mp4", "--json"))
-    assert (result["frames"], result["size"], result["seed"], result["device"]) == (3, [64, 64], 3, "cpu")
+    assert (result["frames"], result["size"]) == (3, [64, 64])
+    assert (result["seed"], result["device"]) == (3, "cpu")
     assert len(result["csim"]) == 3
     assert result["judge"] == "judge"
     frames, fps = read_video(result["out"])

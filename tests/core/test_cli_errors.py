@@ -67,7 +67,8 @@ def test_usage(refused, argv, message):
         ("steps", "0", "0 is not a whole number of 1 or more"),
         ("steps", "ten", "ten is not a whole number of 1 or more"),
         ("frames", "-1", "-1 is not a whole number of 1 or more"),
-        ("seed", "-1", "-1 is not a whole number of 0 or more"),
+        ("seed", "-1", "-1 is not a whole number from 0 to 9223372036854775807"),
+        ("seed", str(2**63), f"{2**63} is not a whole number from 0 to"),
         ("guidance", "-2", "-2 is not a number of 1 or more"),
         ("guidance", "1.5:nan", "nan is not a number of 1 or more"),
         ("fps", "0", "0 is not a number above 0"),
@@ -212,6 +213,13 @@ def test_poses_commands(refused, material):
 def test_demo_output(refused, material):
     assert "does not exist; create it" in refused("demo", "--out", material / "no" / "demo")
     assert "is a file; choose another --out" in refused("demo", "--out", material / "driving.json")
+
+
+def test_train_paths(refused, material):
+    assert "does not exist; create it" in refused("train", "mini", "--out", material / "no" / "model")
+    assert "check --mocap" in refused("train", "mini", "--out", material / "model", "--mocap", material / "no.npz")
+    assert "check --start-from" in refused("train", "mini", "--out", material / "m", "--start-from", material / "no")
+    assert "0 is not a number above 0" in refused("train", "mini", "--out", "m", "--animator-minutes", "0")
 
 
 def test_json_errors_are_one_object(capsys):
