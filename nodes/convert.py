@@ -1,0 +1,55 @@
+"""ComfyUI's tensors and lists to the core's and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..stableanimator_core.errors import InputError, PoseError
+from ..stableanimator_core.keypoints import Poses
+
+
+def image_to_pixels(image: Tensor) -> np.ndarray:
+    """IMAGE [F, H, W, 3 or 4] in 0..1 -> uint8 [F, H, W, 3] RGB."""
+    return (image[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def pixels_to_image(pixels: np.ndarray) -> Tensor:
+    """uint8 [F, H, W, 3] RGB -> IMAGE."""
+    return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def frames_to_image(frames: Tensor) -> Tensor:
+    """[F, 3, H, W] in -1..1, not clamped -> IMAGE [F, H, W, 3] in 0..1 on the CPU."""
+    return rearrange(frames.float().cpu() / 2 + 0.5, "f c h w -> f h w c").clamp(0, 1)
+
+
+def to_poses(keypoints: list[dict], name: str) -> Poses:
+    """POSE_KEYPOINT -> Poses; `name` is the input that an error mentions."""
+    try:
+        return Poses.from_openpose(keypoints)
+    except PoseError as error:
+        raise PoseError(f"{name}: {error}") from error
+
+
+def latents_to_samples(latents: Tensor, scaling_factor: float) -> dict[str, Tensor]:
+    """The core's scaled latents [F, 4, h, w] -> LATENT as core's VAE nodes expect it."""
+    return {"samples": latents.float().cpu() / scaling_factor}
+
+
+def samples_to_latents(latent: dict[str, Tensor], scaling_factor: float) -> Tensor:
+    """LATENT -> the core's scaled latents. Raises InputError when they are another kind of model's."""
+    samples = latent["samples"]
+    if samples.ndim != 4 or samples.shape[1] != 4:
+        raise InputError(
+            f"samples: latents of shape {list(samples.shape)}, expected [frames, 4, height / 8, width / 8]; "
+            "connect the LATENT of StableAnimator++ Sample"
+        )
+    return samples * scaling_factor
+
+
+def or_default(value: float) -> float | None:
+    """Widgets cannot be empty: 0 stands for the model's own value, which the core calls None."""
+    return value or None

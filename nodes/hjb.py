@@ -1,0 +1,83 @@
+"""StableAnimatorHJBOptions."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..stableanimator_core.hjb import HJBConfig
+from .errors import one_line_errors
+from .wire import CATEGORY, HJB
+
+
+class StableAnimatorHJBOptions(io.ComfyNode):
+    """Settings of the face optimisation."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorHJBOptions",
+            display_name="StableAnimator++ HJB Options",
+            category=CATEGORY,
+            description="Face optimisation while sampling: pulls every frame's face towards the reference face. "
+            "Not connected to Sample, the model's own settings apply; switch 'enabled' off to do without.",
+            inputs=[
+                io.Boolean.Input(
+                    "enabled", default=True, tooltip="Off: no optimisation. Faster, needs less memory, less alike."
+                ),
+                io.Int.Input(
+                    "iterations", default=10, min=0, max=100,
+                    tooltip="Adam iterations in every step that is optimised; each one decodes the faces. 0 = off.",
+                ),
+                io.Int.Input(
+                    "first_step", default=0, min=0, max=999,
+                    tooltip="First sampling step that is optimised, counted from 0.",
+                ),
+                io.Int.Input(
+                    "last_step", default=9, min=0, max=999,
+                    tooltip="Last sampling step that is optimised (included). Later steps change fine detail, "
+                    "early ones are mostly washed out again. Must not be before first_step.",
+                ),
+                io.Float.Input(
+                    "learning_rate", default=0.1, min=0.001, max=1.0, step=0.005, round=0.001,
+                    tooltip="How far one iteration may move a latent; falls linearly over the steps. "
+                    "Lower it when faces look over-sharpened.",
+                ),
+                io.Combo.Input(
+                    "decode", options=["face", "full"], default="face",
+                    tooltip="face: decode only the face's latents plus a margin (fits an 8 GB card). "
+                    "full: decode whole frames as the published code does (needs tens of GB at 512x512).",
+                ),
+                io.Combo.Input(
+                    "scope", options=["face", "all"], default="face",
+                    tooltip="face: only latents inside the face box move, so the background stays. "
+                    "all: every latent may move, as in the published code.",
+                ),
+                io.Int.Input(
+                    "chunk", default=8, min=1, max=64,
+                    tooltip="Frames decoded at a time. Lower it when memory runs out; the loss is unchanged.",
+                ),
+            ],
+            outputs=[HJB.Output("hjb", display_name="hjb", tooltip="For Sample.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, first_step: int | None, last_step: int | None) -> bool | str:
+        if None not in (first_step, last_step) and last_step < first_step:
+            return f"hjb-steps {first_step}:{last_step} run backwards; last_step must be {first_step} or more"
+        return True
+
+    @classmethod
+    @one_line_errors
+    def execute(cls, enabled: bool, iterations: int, first_step: int, last_step: int, learning_rate: float,
+                decode: str, scope: str, chunk: int) -> io.NodeOutput:  # fmt: skip
+        return io.NodeOutput(
+            HJBConfig(
+                iterations=iterations if enabled else 0,
+                first_step=first_step,
+                last_step=last_step,
+                lr=learning_rate,
+                decode=decode,
+                scope=scope,
+                chunk=chunk,
+            )
+        )

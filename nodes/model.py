@@ -1,0 +1,57 @@
+"""StableAnimatorLoadModel."""
+
+from __future__ import annotations
+
+import torch
+from comfy import model_management
+from comfy_api.latest import io
+
+from ..stableanimator_core.errors import WeightsError
+from ..stableanimator_core.weights import load_models
+from .errors import one_line_errors
+from .folders import list_models
+from .patchers import AnimatorModel
+from .wire import CATEGORY, Model
+
+DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class StableAnimatorLoadModel(io.ComfyNode):
+    """Networks of one model, on the card only while a node uses them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        models = list(list_models())
+        return io.Schema(
+            node_id="StableAnimatorLoadModel",
+            display_name="StableAnimator++ Load Model",
+            category=CATEGORY,
+            description="Loads the networks that animate. 'mini' is built in and needs no download.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=models,
+                    default=models[0],
+                    tooltip="'mini' is built in: cartoon performers at 160x160. Folders under models/stableanimator "
+                    "(extra_model_paths.yaml too) that hold a config.json are listed after it; press R to look again.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="auto",
+                    tooltip="Precision of the weights. auto: what ComfyUI would choose for this card "
+                    "(fp32 on a CPU). fp32 takes twice the memory of fp16.",
+                ),
+            ],
+            outputs=[Model.Output("model_out", display_name="model", tooltip="For EncodeFace, Sample and Decode.")],
+        )
+
+    @classmethod
+    @one_line_errors
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        found = list_models()
+        if model not in found or dtype not in DTYPES:
+            known = ", ".join(found if model not in found else DTYPES)
+            raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
+        models = load_models(found[model], dtype=DTYPES[dtype] or model_management.unet_dtype())
+        return io.NodeOutput(AnimatorModel.of(models))

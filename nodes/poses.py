@@ -1,0 +1,100 @@
+"""StableAnimatorAlignPoses and StableAnimatorDrawPoses."""
+
+from __future__ import annotations
+
+import numpy as np
+from comfy_api.latest import io
+
+from ..stableanimator_core.alignment import METHODS, align
+from ..stableanimator_core.pose.draw import draw_poses
+from .convert import pixels_to_image, to_poses
+from .errors import one_line_errors
+from .patchers import AnimatorModel
+from .progress import show_text
+from .wire import CATEGORY, Model, PoseKeypoint
+
+
+class StableAnimatorAlignPoses(io.ComfyNode):
+    """The driving motion on the reference's body."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorAlignPoses",
+            display_name="StableAnimator++ Align Poses",
+            category=CATEGORY,
+            description="Moves and scales the driving poses so that their body lies over the reference's. "
+            "Faces that are not kept are mostly poses that were not aligned.",
+            inputs=[
+                PoseKeypoint.Input("driving", tooltip="Poses of the driving video, one per frame."),
+                PoseKeypoint.Input("reference", tooltip="Pose of the reference picture; its first frame is used."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="svd",
+                    tooltip="svd: one rotation, scale and shift that fits the driving body to the reference body. "
+                    "none: only the canvas is fitted; use it when the poses already match.",
+                ),
+                io.Boolean.Input(
+                    "per_frame",
+                    default=False,
+                    tooltip="Off: one transform for the whole clip, the motion is untouched. "
+                    "On: every frame is fitted anew, which also removes travel and can jitter.",
+                ),
+            ],
+            outputs=[
+                PoseKeypoint.Output("aligned", display_name="poses", tooltip="On the reference's canvas, for Sample.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @one_line_errors
+    def execute(cls, driving: list[dict], reference: list[dict], method: str, per_frame: bool) -> io.NodeOutput:
+        aligned = align(to_poses(driving, "driving"), to_poses(reference, "reference"), method, per_frame=per_frame)
+        measured = aligned.residual[np.isfinite(aligned.residual)]
+        distance = (
+            f"joints are {measured.mean():.1f} px from the reference's on average" if len(measured) else "not fitted"
+        )
+        text = "\n".join((distance, *aligned.notes))
+        show_text(cls.hidden.unique_id, text)
+        return io.NodeOutput(aligned.poses.to_openpose(), ui={"text": (text,)})
+
+
+class StableAnimatorDrawPoses(io.ComfyNode):
+    """The skeleton pictures that the model sees."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorDrawPoses",
+            display_name="StableAnimator++ Draw Poses",
+            category=CATEGORY,
+            description="Draws poses as skeletons in the published style. Sample draws its own; "
+            "use this one to look at poses, or to edit the pictures and hand them to Sample's pose_images.",
+            inputs=[
+                PoseKeypoint.Input("poses", tooltip="Poses to draw, one picture per frame."),
+                Model.Input(
+                    "model", optional=True,
+                    tooltip="With a model, lines are as thick as it was trained on and 0 means its own size. "
+                    "Without one they are drawn as for the published weights.",
+                ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=4096, step=8,
+                    tooltip="Width of the pictures in pixels; 0 = the model's width, else the poses' own canvas.",
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=4096, step=8,
+                    tooltip="Height of the pictures in pixels; 0 = the model's height, else the poses' own canvas.",
+                ),
+            ],
+            outputs=[io.Image.Output("pose_images", display_name="pose_images", tooltip="One picture per frame.")],
+        )  # fmt: skip
+
+    @classmethod
+    @one_line_errors
+    def execute(cls, poses: list[dict], width: int, height: int, model: AnimatorModel | None = None) -> io.NodeOutput:
+        found = to_poses(poses, "poses")
+        size = found if model is None else model.models.config
+        canvas = {} if model is None else {"canvas_short_side": size.pose_canvas}
+        return io.NodeOutput(pixels_to_image(draw_poses(found, width or size.width, height or size.height, **canvas)))

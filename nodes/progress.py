@@ -1,0 +1,80 @@
+"""Progress, previews, cancelling and text on nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import latent_preview
+import numpy as np
+import torch
+from comfy.latent_formats import SD15, LatentFormat
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.utils import ProgressBar
+from server import PromptServer
+from torch import Tensor
+
+from ..stableanimator_core.conditioning import cover_picture, resize_picture
+from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.pipeline import Hooks
+from ..stableanimator_core.vae import cell_size, encode_image
+from ..stableanimator_core.weights import Models
+
+
+def show_text(node_id: str, text: str) -> None:
+    """Write a line or two on the node that runs, for whoever queued it."""
+    server = PromptServer.instance
+    if server is not None and server.client_id is not None:
+        server.send_progress_text(text, node_id, server.client_id)
+
+
+def sampling_hooks(node_id: str, preview: LatentFormat, device: torch.device, steps: int, hjb: HJBConfig) -> Hooks:
+    """Progress in UNet steps and HJB iterations, a preview after every step, the face's likeness as text, cancel."""
+    refined = range(hjb.first_step, min(hjb.last_step + 1, steps)) if hjb.iterations else range(0)
+    bar = ProgressBar(steps + hjb.iterations * len(refined), node_id=node_id)
+    previewer = latent_preview.get_previewer(device, preview)
+
+    def done(steps_done: int) -> int:
+        return steps_done + hjb.iterations * sum(step < steps_done for step in refined)
+
+    def on_iteration(step: int, iteration: int, csim: Tensor) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(done(step) + iteration + 1)
+        likeness = csim[csim.isfinite()].mean().item()
+        show_text(node_id, f"step {step + 1} of {steps}: face optimised to a similarity of {likeness:.2f}")
+
+    def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        throw_exception_if_processing_interrupted()
+        picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
+        bar.update_absolute(done(step + 1), preview=picture)
+
+    return Hooks(on_step=on_step, on_iteration=on_iteration, on_forward=throw_exception_if_processing_interrupted)
+
+
+def decoding_progress(frames: int, node_id: str) -> Callable[[int, int], None]:
+    """on_chunk(frames done, frames) for the decoder: progress and cancel."""
+    bar = ProgressBar(frames, node_id=node_id)
+
+    def on_chunk(done: int, total: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return on_chunk
+
+
+def preview_format(models: Models, reference: np.ndarray, width: int, height: int) -> LatentFormat:
+    """How previews turn latents into colours: Stable Diffusion's way, for other autoencoders fitted to the reference.
+
+    reference: [H, W, 3] uint8. The fit is the least-squares affine map from its latent cells to its colours.
+    """
+    known, vae = SD15(), models.vae
+    if abs(vae.config.scaling_factor - known.scale_factor) < 1e-5:
+        return known
+    picture = resize_picture(cover_picture(reference, width, height)[None], width, height)
+    latents = encode_image(vae, picture)[0] * vae.config.scaling_factor  # [4, h, w]
+    cell = cell_size(vae)
+    colours = torch.nn.functional.avg_pool2d(picture, cell)[0].flatten(1).T  # [h * w, 3] in -1..1
+    cells = torch.nn.functional.pad(latents.flatten(1).T.cpu(), (0, 1), value=1.0)  # [h * w, 5]
+    factors = torch.linalg.lstsq(cells, colours).solution  # [5, 3]
+    fitted = LatentFormat()
+    fitted.latent_rgb_factors, fitted.latent_rgb_factors_bias = factors[:4].tolist(), factors[4].tolist()
+    return fitted

@@ -1,0 +1,163 @@
+"""StableAnimatorSample and StableAnimatorDecode."""
+
+from __future__ import annotations
+
+import numpy as np
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..stableanimator_core.errors import InputError
+from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.pipeline import SamplingConfig, model_hjb, sample
+from ..stableanimator_core.vae import decode_latents
+from ..stableanimator_core.weights import Models
+from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
+from .errors import one_line_errors
+from .patchers import AnimatorModel
+from .progress import decoding_progress, preview_format, sampling_hooks
+from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
+
+
+class StableAnimatorSample(io.ComfyNode):
+    """The reference person in the given poses."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorSample",
+            display_name="StableAnimator++ Sample",
+            category=CATEGORY,
+            description="Makes the video's latents: the reference person in the given poses. "
+            "0 in a field stands for the model's own value.",
+            inputs=[
+                Model.Input("model", tooltip="From Load Model."),
+                io.Image.Input("reference", tooltip="Picture of the person; of a batch the first one is used."),
+                PoseKeypoint.Input(
+                    "poses", tooltip="The motion, aligned to the reference; one frame of video for every frame of it."
+                ),
+                Face.Input(
+                    "face", optional=True,
+                    tooltip="From Encode Face. Unconnected: no identity path and no face optimisation.",
+                ),
+                HJB.Input(
+                    "hjb", optional=True,
+                    tooltip="From HJB Options. Unconnected: the face optimisation works with the model's own settings.",
+                ),
+                io.Image.Input(
+                    "pose_images", optional=True,
+                    tooltip="Skeleton pictures to use in place of those drawn from poses, one per frame "
+                    "and at the output's size.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                    tooltip="Start of the noise: another number, another video.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=200,
+                    tooltip="Denoising steps; more is slower and finer. 0 = the model's own number.",
+                ),
+                io.Float.Input(
+                    "guidance_first", default=0.0, min=0.0, max=20.0, step=0.1, round=0.01,
+                    tooltip="How strictly the first frame follows reference and poses; 1 switches guidance off and "
+                    "halves the time if guidance_last is 1, too. 0 = the model's own.",
+                ),
+                io.Float.Input(
+                    "guidance_last", default=0.0, min=0.0, max=20.0, step=0.1, round=0.01,
+                    tooltip="The same for the last frame; in between it changes evenly. 0 = the model's own.",
+                ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=4096, step=8,
+                    tooltip="Width of the video in pixels. 0 = the size the model was trained at, which works best.",
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=4096, step=8,
+                    tooltip="Height of the video in pixels. 0 = the size the model was trained at, which works best.",
+                ),
+                io.Int.Input(
+                    "context_frames", default=0, min=0, max=128,
+                    tooltip="Longer videos are made in windows of so many frames. Fewer need less memory, more are "
+                    "steadier. 0 = the model's own number, with its own overlap.",
+                ),
+                io.Int.Input(
+                    "context_overlap", default=0, min=0, max=127,
+                    tooltip="Frames that neighbouring windows share. Not used while context_frames is 0.",
+                ),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    @one_line_errors
+    def execute(
+        cls, model: AnimatorModel, reference: Tensor, poses: list[dict], seed: int, steps: int, guidance_first: float,
+        guidance_last: float, width: int, height: int, context_frames: int, context_overlap: int,
+        face: ReferenceFace | None = None, hjb: HJBConfig | None = None, pose_images: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        config = model.models.config
+        settings = SamplingConfig.for_model(
+            config, seed=seed, steps=or_default(steps), width=or_default(width), height=or_default(height),
+            guidance=(guidance_first or config.guidance[0], guidance_last or config.guidance[1]),
+            context_window=or_default(context_frames), context_overlap=context_overlap if context_frames else None,
+        )  # fmt: skip
+        hjb = hjb or model_hjb(config, settings.steps)
+        _check_face(face, model.models)
+        picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
+        drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
+        models = model.load("image_encoder", "vae", "animator", "face")
+        preview = preview_format(models, picture, settings.width, settings.height)
+        hooks = sampling_hooks(cls.hidden.unique_id, preview, models.device, settings.steps, hjb)
+        latents, *_ = sample(models, picture, motion, face, settings, hjb, pose_images=drawn, hooks=hooks)
+        return io.NodeOutput(latents_to_samples(latents, models.vae.config.scaling_factor))
+
+
+class StableAnimatorDecode(io.ComfyNode):
+    """Latents to frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorDecode",
+            display_name="StableAnimator++ Decode",
+            category=CATEGORY,
+            description="Turns latents into frames with the model's own video decoder.",
+            inputs=[
+                Model.Input("model", tooltip="The model that made the latents."),
+                io.Latent.Input("samples", tooltip="The latents of Sample."),
+                io.Int.Input(
+                    "chunk", default=8, min=1, max=128,
+                    tooltip="Frames decoded at a time. More are steadier and need more memory.",
+                ),
+            ],
+            outputs=[io.Image.Output("frames", display_name="frames", tooltip="The video, one picture per frame.")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    @one_line_errors
+    def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
+        vae = model.load("vae").vae
+        latents = samples_to_latents(samples, vae.config.scaling_factor)
+        on_chunk = decoding_progress(len(latents), cls.hidden.unique_id)
+        return io.NodeOutput(frames_to_image(decode_latents(vae, latents, chunk=chunk, on_chunk=on_chunk)))
+
+
+def _check_face(face: ReferenceFace | None, models: Models) -> None:
+    """Raises InputError when the face was measured by a network of another width than this model's."""
+    if face is not None and len(face.embedding) != models.face_embedder.embedding_dim:
+        raise InputError(
+            f"face: {len(face.embedding)} numbers, model '{models.config.name}' works with "
+            f"{models.face_embedder.embedding_dim}; connect Encode Face and Sample to the same model"
+        )
+
+
+def _fitting(pose_images: np.ndarray, frames: int, settings: SamplingConfig) -> np.ndarray:
+    """The pictures themselves. Raises InputError when they are not one per frame at the output's size."""
+    if pose_images.shape[:3] != (frames, settings.height, settings.width):
+        count, height, width = pose_images.shape[:3]
+        raise InputError(
+            f"pose_images: {count} pictures of {width}x{height}, the video has {frames} frames of "
+            f"{settings.width}x{settings.height}; draw them with the same model and size in Draw Poses"
+        )
+    return pose_images

@@ -1,0 +1,88 @@
+"""What the artist does wrong comes back as one line that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+from material import CANVAS, literal, prompt, standing
+
+from stableanimator_core.keypoints import Poses
+
+
+def message_of(server, nodes: dict) -> tuple[str, str]:
+    """Node and message of a run that must fail."""
+    run = server.run(nodes)
+    assert run.error is not None, "expected an error"
+    assert "errors." in run.error["exception_type"], "not one of the core's own errors"
+    assert len(run.error["traceback"]) < 8
+    return run.error["node_id"], run.error["exception_message"].strip()
+
+
+CASES = {
+    "empty poses": (dict(driving=[]), "align", "holds no frame"),
+    "not poses": (dict(driving=[{"people": "x", "canvas_width": 8, "canvas_height": 8}]), "align", "expected a list"),
+    "size not a multiple": (dict(width=100, height=96), "sample", "multiples of 32"),
+    "no face in the reference": (dict(reference_pose=standing(1, face=False)), "face", "no face"),
+    "steps after the end": (dict(steps=2, hjb={"first_step": 5, "last_step": 9}), "sample", "after the last of 2"),
+    "overlap too large": (dict(frames=12, context_frames=4, context_overlap=4), "sample", "overlap < window"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_is_one_line(server, case):
+    given, node, part = CASES[case]
+    where, message = message_of(server, prompt(**given))
+    assert (where, part in message, "\n" in message) == (node, True, False), message
+
+
+def test_face_without_a_pose(server):
+    nodes = prompt()
+    del nodes["face"]["inputs"]["reference_pose"]
+    assert "connect the picture's pose" in message_of(server, nodes)[1]
+
+
+def test_unknown_model(server):
+    assert "mini" in message_of(server, prompt(model="nothing"))[1]
+
+
+def test_pose_images_of_another_size(server):
+    nodes = prompt(pose_images=["draw", 0])
+    draw = {"poses": ["align", 0], "width": 96, "height": 96}
+    nodes["draw"] = {"class_type": "StableAnimatorDrawPoses", "inputs": draw}
+    message = message_of(server, nodes)[1]
+    assert "4 pictures of 96x96" in message and "64x64" in message
+
+
+def test_latents_of_another_kind(server):
+    nodes = prompt(frames=2, steps=1)
+    nodes["decode"]["inputs"]["samples"] = ["empty", 0]
+    nodes["empty"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}}
+    assert "connect the LATENT" in message_of(server, nodes)[1]
+
+
+def test_face_of_another_model(server):
+    nodes = prompt(model="tiny")
+    nodes["other"] = {"class_type": "StableAnimatorLoadModel", "inputs": {"model": "wide", "dtype": "auto"}}
+    nodes["face"]["inputs"]["model"] = ["other", 0]
+    assert "same model" in message_of(server, nodes)[1]
+
+
+def test_nobody_in_the_reference(server):
+    where, message = message_of(server, prompt(reference_pose=Poses.empty(1, CANVAS, CANVAS)))
+    assert "\n" not in message and where in ("align", "face")
+
+
+def test_steps_backwards_are_refused_before_anything_runs(server):
+    errors = server.node_errors(prompt(hjb={"first_step": 9, "last_step": 3}))
+    details = errors["hjb"]["errors"][0]["details"]
+    assert "9:3" in details and "\n" not in details
+
+
+def test_numbers_out_of_range_are_refused(server):
+    assert "sample" in server.node_errors(prompt(steps=-1))
+    assert "decode" in server.node_errors(prompt() | {"decode": {**prompt()["decode"], "inputs": {
+        "model": ["load", 0], "samples": ["sample", 0], "chunk": 0,
+    }}})  # fmt: skip
+
+
+def test_literals_are_read_as_poses():
+    assert literal(standing(2))["__value__"][0]["canvas_width"] == CANVAS

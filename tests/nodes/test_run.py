@@ -1,0 +1,143 @@
+"""Whole runs on a real server: the shipped workflow, progress, previews, cancelling, memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfy_client import graph_to_prompt
+from material import prompt, standing
+from tiny_model import SIZE
+
+from stableanimator_core.video import read_image, read_video
+from stableanimator_core.weights import BUILT_IN, read_config
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+SHIPPED = sorted(WORKFLOWS.glob("*.json"))
+
+
+def test_run_yields_one_picture_per_frame_at_the_models_size(server):
+    run = server.run(prompt(frames=5))
+    assert run.succeeded, run.error
+    pictures = [read_image(path) for path in server.saved(run)]
+    assert [p.shape for p in pictures] == [(SIZE, SIZE, 3)] * 5
+    assert np.ptp(pictures[0]) > 0, "the picture is blank"
+
+
+def test_size_and_length_follow_the_widgets(server):
+    run = server.run(prompt(frames=11, steps=1, width=96, height=128, context_frames=6, context_overlap=2))
+    assert run.succeeded, run.error
+    assert [read_image(path).shape for path in server.saved(run)] == [(128, 96, 3)] * 11
+
+
+def test_same_seed_same_video_other_seed_another(server):
+    frames = []
+    for seed in (7, 8, 7):
+        again = prompt(frames=2, steps=2, seed=seed, driving=standing(2, sway=float(len(frames)) * 1e-9))
+        frames.append(read_image(server.saved(server.run(again))[0]).astype(int))
+    assert abs(frames[0] - frames[2]).max() == 0
+    assert abs(frames[0] - frames[1]).max() > 0
+
+
+def test_progress_and_previews_arrive(server):
+    run = server.run(prompt(frames=3, steps=4, seed=11, hjb={"iterations": 3, "first_step": 1, "last_step": 2}))
+    assert run.succeeded, run.error
+    sampling = [data for data in run.of("progress") if data["node"] == "sample"]
+    assert [data["value"] for data in sampling] == list(range(1, 11)), "4 steps and 2 x 3 iterations, one by one"
+    assert {data["max"] for data in sampling} == {10}
+    assert len(run.previews) == 4
+    decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
+    assert decoding[-1] == 3
+
+
+def test_face_optimisation_reaches_the_face_and_its_switches_work(server):
+    plain = server.run(prompt(frames=2, steps=3, seed=5, hjb={"enabled": False, "last_step": 2}))
+    nothing = server.run(prompt(frames=2, steps=3, seed=5, hjb={"iterations": 0, "last_step": 2}))
+    refined = server.run(prompt(frames=2, steps=3, seed=5, hjb={"iterations": 4, "last_step": 2}))
+    first = [read_image(server.saved(run)[0]).astype(int) for run in (plain, nothing, refined)]
+    assert abs(first[0] - first[1]).max() == 0
+    assert abs(first[0] - first[2]).max() > 0
+
+
+def test_identity_path_is_off_without_a_face(server):
+    run = server.run(prompt(frames=2, steps=1, face=None))
+    assert run.succeeded, run.error
+    assert len(server.saved(run)) == 2
+
+
+def test_drawn_poses_may_be_handed_to_sample(server):
+    nodes = prompt(frames=2, steps=1, seed=3, pose_images=["draw", 0])
+    nodes["draw"] = {
+        "class_type": "StableAnimatorDrawPoses",
+        "inputs": {"poses": ["align", 0], "model": ["load", 0], "width": 0, "height": 0},
+    }
+    handed = server.run(nodes)
+    assert handed.succeeded, handed.error
+    drawn = server.run(prompt(frames=2, steps=1, seed=3))
+    pair = [read_image(server.saved(run)[0]).astype(int) for run in (handed, drawn)]
+    assert abs(pair[0] - pair[1]).max() == 0, "the pictures are those that Sample draws itself"
+
+
+def test_core_vae_scale(server):
+    """The LATENT leaves without the model's scaling factor, as core's VAE nodes expect it."""
+    nodes = prompt(frames=2, steps=1)
+    nodes["save_latent"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "l"}}
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    from safetensors.torch import load_file
+
+    (path,) = (server.base / "output").glob("l_*.latent")
+    assert load_file(path)["latent_tensor"].shape == (2, 4, SIZE // 8, SIZE // 8)
+
+
+@pytest.mark.parametrize("where", ["step", "iteration"])
+def test_interrupt_takes_effect_within_a_step_and_the_next_run_works(server, where):
+    hjb = {"enabled": where == "iteration", "iterations": 100, "first_step": 0, "last_step": 199}
+    after = []
+
+    def cancel(kind: str, data: dict) -> None:
+        if kind == "progress" and data["node"] == "sample":
+            if data["value"] == 5:
+                server.interrupt()
+            after.append(data["value"])
+
+    start = time.monotonic()
+    run = server.run(prompt(frames=4, steps=200, seed=21, hjb=hjb), on_event=cancel)
+    assert run.of("execution_interrupted") and not run.succeeded
+    assert max(after) <= 8, f"went on to {max(after)} after a cancel at 5"
+    assert time.monotonic() - start < 60
+    assert server.run(prompt(frames=2, steps=1, seed=22)).succeeded
+
+
+def test_memory_comes_back_when_freed(server):
+    server.run(prompt(frames=4, seed=31))
+    loaded = server.get("/probe/models")
+    assert loaded["loaded"].count("StableAnimatorNetworks") == 4 == loaded["alive"]
+    sizes = []
+    for seed in (32, 33, 34):
+        assert server.run(prompt(frames=4, seed=seed)).succeeded
+        server.free()
+        assert server.get("/probe/models") == {"loaded": [], "alive": 0}
+        sizes.append(server.resident_mib())
+    assert sizes[2] - sizes[0] < 30, f"resident memory grows: {sizes} MiB"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_workflow_runs_as_it_is(server, path):
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    nodes = graph_to_prompt(graph, server.get("/object_info"))
+    run = server.run(nodes, seconds=240)
+    assert run.succeeded, run.error
+    config = read_config(BUILT_IN["mini"])
+    video = next(path for path in server.saved(run) if path.suffix == ".mp4")
+    frames, fps = read_video(video)
+    assert frames.shape[1:] == (config.height, config.width, 3) and len(frames) >= 8
+    assert fps == config.fps
+
+
+def test_every_workflow_has_a_thumbnail():
+    assert SHIPPED
+    assert [path.with_suffix(".jpg").is_file() for path in SHIPPED] == [True] * len(SHIPPED)

@@ -1,0 +1,79 @@
+"""What ComfyUI shows of the pack: every node, explained input by input, with its help page and in a stable order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Saved workflows keep widget values by position: this list may grow at an end, nothing in it may move.
+WIDGETS = {
+    "StableAnimatorLoadModel": ["model", "dtype"],
+    "StableAnimatorExample": ["frames"],
+    "StableAnimatorAlignPoses": ["method", "per_frame"],
+    "StableAnimatorDrawPoses": ["width", "height"],
+    "StableAnimatorEncodeFace": [],
+    "StableAnimatorHJBOptions": [
+        "enabled", "iterations", "first_step", "last_step", "learning_rate", "decode", "scope", "chunk",
+    ],
+    "StableAnimatorSample": [
+        "seed", "steps", "guidance_first", "guidance_last", "width", "height", "context_frames", "context_overlap",
+    ],
+    "StableAnimatorDecode": ["chunk"],
+}  # fmt: skip
+SOCKETS = {
+    "StableAnimatorLoadModel": ([], ["STABLEANIMATOR_MODEL"]),
+    "StableAnimatorExample": ([], ["IMAGE", "POSE_KEYPOINT", "POSE_KEYPOINT"]),
+    "StableAnimatorAlignPoses": (["driving", "reference"], ["POSE_KEYPOINT"]),
+    "StableAnimatorDrawPoses": (["poses", "model"], ["IMAGE"]),
+    "StableAnimatorEncodeFace": (["model", "reference", "reference_pose"], ["STABLEANIMATOR_FACE"]),
+    "StableAnimatorHJBOptions": ([], ["STABLEANIMATOR_HJB"]),
+    "StableAnimatorSample": (["model", "reference", "poses", "face", "hjb", "pose_images"], ["LATENT"]),
+    "StableAnimatorDecode": (["model", "samples"], ["IMAGE"]),
+}
+KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+
+@pytest.fixture(scope="module")
+def info(server) -> dict:
+    return server.get("/object_info")
+
+
+def inputs_of(schema: dict) -> dict[str, list]:
+    return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+def test_pack_has_exactly_the_frozen_ids(info):
+    assert {name for name in info if name.startswith("StableAnimator")} == set(WIDGETS)
+
+
+@pytest.mark.parametrize("node", WIDGETS)
+def test_widgets_and_sockets_keep_their_order(info, node):
+    inputs = inputs_of(info[node])
+    assert [name for name, (kind, *_) in inputs.items() if kind in KINDS] == WIDGETS[node]
+    assert [name for name, (kind, *_) in inputs.items() if kind not in KINDS] == SOCKETS[node][0]
+    assert info[node]["output"] == SOCKETS[node][1]
+
+
+@pytest.mark.parametrize("node", WIDGETS)
+def test_everything_is_explained(info, node):
+    schema = info[node]
+    assert schema["category"] == "StableAnimator++" and schema["description"] and schema["display_name"]
+    for name, (_, options) in inputs_of(schema).items():
+        assert len(options.get("tooltip", "")) > 15, f"{node}.{name} has no tooltip"
+    assert all(schema["output_tooltips"])
+
+
+@pytest.mark.parametrize("node", WIDGETS)
+def test_help_page_names_every_input(server, info, node):
+    page = (REPOSITORY / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    unnamed = [name for name in inputs_of(info[node]) if f"`{name}`" not in page and f"**{name}**" not in page]
+    assert not unnamed
+    assert not list((REPOSITORY / "web").rglob("*.js")), "scripts below web/ load by themselves: test them here too"
+
+
+def test_own_model_folders_are_listed(info):
+    options = info["StableAnimatorLoadModel"]["input"]["required"]["model"][1]["options"]
+    assert options[0] == "mini" and "tiny" in options and "elsewhere" in options
