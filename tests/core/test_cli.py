@@ -39,7 +39,8 @@ def test_animate(run, material, tiny_model):
     assert frames.shape == (3, 64, 64, 3)
     assert fps == result["fps"] == 7
 
-    text = run(*argv, "--out", material / "out.png", "--frames", 2, "--hjb-iterations", 0, "--size", "64x96", "--fps", 5)
+    few = ["--frames", 2, "--hjb-iterations", 0, "--size", "64x96", "--fps", 5]
+    text = run(*argv, "--out", material / "out.png", *few)
     assert "identity (CSIM):" in text
     assert "2 frames of 64x96" in text
     assert len(list((material / "out").glob("*.png"))) == 2
