@@ -120,12 +120,11 @@ def test_latents_after_every_iteration(recorded, inference):
 
 
 def test_gradients(recorded):
-    faces = place_windows(recorded.boxes, recorded.x0.shape[-2:], cell_size(recorded.vae), margin=None)
+    chunk, cell = recorded.config["decode_chunk_size"], cell_size(recorded.vae)
+    windows = place_windows(recorded.boxes, recorded.x0.shape[-2:], cell, chunk=chunk, margin=None)
     x0 = recorded.x0
     for k in iterations(recorded):
-        _, gradient = face_gradient(
-            x0, faces, recorded.vae, recorded.embed, recorded.target, hjb_config(recorded, iterations=1)
-        )
+        _, gradient = face_gradient(x0, windows, recorded.vae, recorded.embed, recorded.target)
         torch.testing.assert_close(gradient, recorded.outputs[f"grad_iter{k}"][0], atol=1e-6, rtol=1e-3)
         x0 = recorded.outputs[f"z0_after_iter{k}"][0]
 

@@ -1,0 +1,268 @@
+"""HJB on a tiny VAE and a tiny face embedder."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import nn
+
+from stableanimator_core.errors import FaceError, InputError
+from stableanimator_core.face import FaceBoxes
+from stableanimator_core.hjb import HJBConfig, face_gradient, make_face_refiner, place_windows
+
+FRAMES, SIZE, CELL = 4, 12, 4
+STEPS = 10
+
+
+class TinyEmbedder(nn.Module):
+    input_size = 16
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 5, stride=4)
+        self.fc = nn.Linear(8 * 9, 16)
+
+    def forward(self, faces):
+        return self.fc(torch.tanh(self.conv(faces)).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return AutoencoderKLTemporalDecoder(
+        down_block_types=("DownEncoderBlock2D",) * 3, block_out_channels=(32, 32, 32)
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def embed():
+    torch.manual_seed(1)
+    return TinyEmbedder().eval()
+
+
+@pytest.fixture
+def x0():
+    return 0.18 * torch.randn(FRAMES, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def target():
+    return torch.randn(16, generator=torch.Generator().manual_seed(3))
+
+
+def boxes_of(*boxes, found=None):
+    return FaceBoxes(torch.tensor(boxes, dtype=torch.float32), torch.tensor(found or [True] * len(boxes)))
+
+
+BOXES = boxes_of((13, 12, 29, 27), (14, 12, 30, 27), (15, 13, 31, 28), (16, 14, 33, 30))
+FACE_ROWS, FACE_COLUMNS = slice(3, 8), slice(3, 9)  # cells that any of the boxes touches
+
+
+def refine(vae, embed, target, boxes, x0, i=0, steps=STEPS, on_iteration=None, **config):
+    return make_face_refiner(vae, embed, target, boxes, HJBConfig(**config), steps, on_iteration=on_iteration)(x0, i)
+
+
+def gradient_of(vae, embed, target, x0, chunk=FRAMES, margin=None):
+    return face_gradient(x0, place_windows(BOXES, x0.shape[-2:], CELL, chunk=chunk, margin=margin), vae, embed, target)
+
+
+@pytest.mark.parametrize("decode, scope", [("face", "face"), ("full", "all"), ("face", "all"), ("full", "face")])
+def test_raises_csim_under_inference_mode(vae, embed, x0, target, decode, scope):
+    seen = []
+    with torch.inference_mode():
+        boxes = FaceBoxes(*(tensor.clone() for tensor in BOXES))  # inference tensors, as a node would pass them
+        refined = refine(
+            vae,
+            embed,
+            target.clone(),
+            boxes,
+            x0.clone(),
+            iterations=8,
+            decode=decode,
+            scope=scope,
+            on_iteration=lambda i, k, csim: seen.append(csim.mean().item()),
+        )
+        assert (refined - x0).abs().max() > 0
+    assert len(seen) == 8
+    assert seen[-1] > seen[0] + 0.1
+
+
+def test_face_scope_moves_face_latents_alone(vae, embed, x0, target):
+    moved = (refine(vae, embed, target, BOXES, x0, iterations=2) - x0).ne(0)
+    assert moved[:, :, FACE_ROWS, FACE_COLUMNS].any()
+    moved[:, :, FACE_ROWS, FACE_COLUMNS] = False
+    assert not moved.any()
+
+
+def test_all_scope_moves_the_margin_too(vae, embed, x0, target):
+    moved = (refine(vae, embed, target, BOXES, x0, iterations=1, margin=1, scope="all") - x0).ne(0)
+    assert moved[:, :, FACE_ROWS.start - 1].any()
+    assert not moved[:, :, :2].any()
+
+
+def test_frames_without_a_face_are_untouched(vae, embed, x0, target):
+    boxes = FaceBoxes(BOXES.boxes.clone(), torch.tensor([True, False, True, False]))
+    boxes.boxes[1] = float("nan")
+    seen = []
+    for scope in ("face", "all"):
+        refined = refine(
+            vae, embed, target, boxes, x0, iterations=1, scope=scope, on_iteration=lambda i, k, csim: seen.append(csim)
+        )
+        assert refined[[1, 3]].equal(x0[[1, 3]])
+        assert refined[0].ne(x0[0]).any()
+        assert refined[2].ne(x0[2]).any()
+    assert seen[0].isnan().tolist() == [False, True, False, True]
+
+
+def test_nothing_to_refine_returns_x0_itself(vae, embed, x0, target):
+    nobody = FaceBoxes(BOXES.boxes, torch.zeros(FRAMES, dtype=torch.bool))
+    assert refine(vae, embed, target, nobody, x0) is x0
+    assert refine(vae, embed, target, BOXES, x0, iterations=0, first_step=99, last_step=99) is x0
+    for i, refined in ((2, False), (3, True), (5, True), (6, False)):
+        result = refine(vae, embed, target, BOXES, x0, i=i, iterations=1, first_step=3, last_step=5)
+        assert (result is not x0) == refined
+
+
+def test_input_and_networks_are_left_alone(vae, embed, x0, target):
+    before = x0.clone()
+    refined = refine(vae, embed, target, BOXES, x0, iterations=1)
+    assert x0.equal(before)
+    assert not refined.requires_grad
+    assert all(weight.requires_grad and weight.grad is None for weight in (*vae.parameters(), *embed.parameters()))
+
+
+@pytest.mark.parametrize("i, expected", [(0, 0.2), (5, 0.1)])
+def test_learning_rate_falls_with_the_step(vae, embed, x0, target, i, expected):
+    moved = refine(vae, embed, target, BOXES, x0, i=i, iterations=1, lr=0.2) - x0
+    assert moved.abs().max().item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_half_precision_networks(x0, vae, embed, target):
+    seen = []
+    try:
+        vae.bfloat16()
+        embed.bfloat16()
+        with torch.inference_mode():
+            refined = refine(
+                vae, embed, target, BOXES, x0, iterations=6, on_iteration=lambda i, k, csim: seen.append(csim.mean())
+            )
+    finally:
+        vae.float()
+        embed.float()
+    assert refined.dtype == torch.float32
+    assert refined.isfinite().all()
+    assert seen[-1] > seen[0]
+
+
+def independent_frames(vae):
+    """The same decoder with every temporal layer switched off."""
+    with torch.no_grad():
+        for name, parameter in vae.named_parameters():
+            if name.endswith("mix_factor"):
+                parameter.fill_(-1e4)  # the decoder's mixers count the temporal branch by sigmoid of this
+            if name.endswith("time_conv_out.weight"):
+                parameter[:, :, [0, 2]] = 0
+    return vae
+
+
+def test_chunks_are_exact_when_frames_decode_on_their_own(embed, x0, target):
+    torch.manual_seed(0)
+    vae = independent_frames(
+        AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 3, block_out_channels=(32, 32, 32)
+        ).eval()
+    )
+    whole, chunked, longer = (gradient_of(vae, embed, target, x0, chunk=n) for n in (FRAMES, 1, 99))
+    torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(longer, whole)
+
+
+def test_a_chunk_of_all_frames_is_the_whole_clip(vae, embed, x0, target):
+    whole, longer = (gradient_of(vae, embed, target, x0, chunk=n) for n in (FRAMES, FRAMES + 5))
+    torch.testing.assert_close(longer, whole, rtol=0, atol=0)
+
+
+def test_gradient_of_the_crop_follows_that_of_the_whole_frame(vae, embed, x0, target):
+    _, full = gradient_of(vae, embed, target, x0)
+    area = (..., FACE_ROWS, FACE_COLUMNS)
+    agreement = [
+        torch.cosine_similarity(full[area].flatten(), gradient[area].flatten(), dim=0).item()
+        for _, gradient in (gradient_of(vae, embed, target, x0, margin=margin) for margin in (0, 1, 2, SIZE))
+    ]
+    assert agreement == sorted(agreement)
+    assert agreement[2] > 0.7
+    assert agreement[3] == pytest.approx(1)
+
+
+def test_windows_hold_the_faces_of_their_chunk():
+    boxes = boxes_of((0, 0, 9, 8), (8, 5, 17, 12), (0, 0, 0, 0), (30, 33, 48, 48), found=[True, True, False, True])
+    first, second = place_windows(boxes, (SIZE, SIZE), CELL, chunk=2, margin=1)
+    assert (first.frames, first.cells) == ([0, 1], (slice(0, 4), slice(0, 6)))
+    assert (second.frames, second.cells) == ([3], (slice(7, 12), slice(6, 12)))
+    assert first.boxes.tolist() == [[0, 0, 9, 8], [8, 5, 17, 12]]
+    assert second.boxes.tolist() == [[30 - 24, 33 - 28, 48 - 24, 48 - 28]]
+
+
+def test_windows_of_whole_frames():
+    (window,) = place_windows(BOXES, (SIZE, SIZE - 1), CELL, chunk=FRAMES, margin=None)
+    assert window.cells == (slice(0, SIZE), slice(0, SIZE - 1))
+    torch.testing.assert_close(window.boxes, BOXES.boxes)
+
+
+def test_callback_can_cancel(vae, embed, x0, target):
+    def cancel(i, k, csim):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        refine(vae, embed, target, BOXES, x0, on_iteration=cancel)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"iterations": -1}, "hjb-iterations -1: give 0 (HJB off) or more"),
+        ({"first_step": -1}, "hjb-steps -1:9 starts before step 0"),
+        ({"first_step": 9, "last_step": 3}, "hjb-steps 9:3 runs backwards, give FIRST:LAST"),
+        ({"lr": 0.0}, "HJB learning rate 0.0: give a number above 0, 0.1 is usual"),
+        ({"lr": float("inf")}, "HJB learning rate inf: give a number above 0, 0.1 is usual"),
+        ({"decode": "crop"}, 'HJB decode "crop": give "face" or "full"'),
+        ({"scope": "body"}, 'HJB scope "body": give "face" or "all"'),
+        ({"margin": -2}, "HJB margin -2: give 0 or more latent cells"),
+        ({"chunk": 0}, "HJB chunk 0: at least 1 frame is decoded at once"),
+    ],
+)
+def test_config_errors(values, message):
+    with pytest.raises(InputError) as error:
+        HJBConfig(**values)
+    assert str(error.value) == message
+
+
+def test_steps_that_never_come(vae, embed, x0, target):
+    with pytest.raises(InputError, match="hjb-steps 8:17 start after the last sampling step, 4"):
+        refine(vae, embed, target, BOXES, x0, first_step=8, last_step=17, steps=5)
+
+
+def test_box_outside_the_frame(vae, embed, x0, target):
+    outside = boxes_of(*BOXES.boxes[:3].tolist(), (50, 0, 60, 10))
+    with pytest.raises(FaceError, match=r"frame 3: face box \[50, 0, 60, 10\] lies outside the 48x48 frame"):
+        refine(vae, embed, target, outside, x0)
+
+
+def test_boxes_of_another_clip(vae, embed, x0, target):
+    with pytest.raises(ValueError, match="face boxes of 4 frames for latents of 3"):
+        refine(vae, embed, target, BOXES, x0[:3])
+
+
+def test_networks_loaded_under_inference_mode(vae, x0, target):
+    with torch.inference_mode():
+        embed = TinyEmbedder()
+    with pytest.raises(ValueError, match="TinyEmbedder was loaded under torch.inference_mode"):
+        refine(vae, embed, target, BOXES, x0)
+
+
+def test_overflowing_gradient(vae, x0, target):
+    def embed(faces):
+        return faces.flatten(1)[:, :16] * float("inf")
+
+    embed.input_size = 16
+    with pytest.raises(FaceError, match="sampling step 0, iteration 0: the gradient is not finite"):
+        refine(vae, embed, target, BOXES, x0)
