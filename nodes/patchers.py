@@ -17,7 +17,6 @@ GROUPS = {
     "vae": ("vae",),
     "image_encoder": ("image_encoder",),
     "face": ("face_embedder",),
-    "face_judge": ("face_judge",),
 }
 
 
@@ -61,14 +60,14 @@ class AnimatorModel:
         """Wrap freshly loaded networks, which stay where they are until a node asks for them."""
         device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
         parts = models.parts()
-        patchers = {}
-        for group, names in GROUPS.items():
-            present = {name: parts[name] for name in names if name in parts}
-            if present:
-                patchers[group] = WholePatcher(StableAnimatorNetworks(present, models.device), device, offload)
-        return cls(models, patchers)
 
-    def load(self, *groups: str, memory: float = 0) -> Models:
-        """Bring groups of networks onto the device; memory: bytes that the work itself will need beside them."""
-        model_management.load_models_gpu([self.patchers[group] for group in groups], memory_required=memory)
+        def patcher(names: tuple[str, ...]) -> WholePatcher:
+            networks = StableAnimatorNetworks({name: parts[name] for name in names}, models.device)
+            return WholePatcher(networks, device, offload)
+
+        return cls(models, {group: patcher(names) for group, names in GROUPS.items()})
+
+    def load(self, *groups: str) -> Models:
+        """Bring groups of networks onto the device and return the model."""
+        model_management.load_models_gpu([self.patchers[group] for group in groups])
         return self.models

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from material import CANVAS, literal, prompt, standing
 
-from stableanimator_core.keypoints import Poses
-
 
 def message_of(server, nodes: dict) -> tuple[str, str]:
     """Node and message of a run that must fail."""
@@ -22,7 +20,7 @@ CASES = {
     "not poses": (dict(driving=[{"people": "x", "canvas_width": 8, "canvas_height": 8}]), "align", "expected a list"),
     "size not a multiple": (dict(width=100, height=96), "sample", "multiples of 32"),
     "no face in the reference": (dict(reference_pose=standing(1, face=False)), "face", "no face"),
-    "steps after the end": (dict(steps=2, hjb={"first_step": 5, "last_step": 9}), "sample", "after the last of 2"),
+    "steps after the end": (dict(steps=2, hjb={"first_step": 5, "last_step": 9}), "sample", "start after the last"),
     "overlap too large": (dict(frames=12, context_frames=4, context_overlap=4), "sample", "overlap < window"),
 }  # fmt: skip
 
@@ -67,7 +65,8 @@ def test_face_of_another_model(server):
 
 
 def test_nobody_in_the_reference(server):
-    where, message = message_of(server, prompt(reference_pose=Poses.empty(1, CANVAS, CANVAS)))
+    nobody = [{"people": [], "canvas_width": CANVAS, "canvas_height": CANVAS}]
+    where, message = message_of(server, prompt(reference_pose=nobody))
     assert "\n" not in message and where in ("align", "face")
 
 
