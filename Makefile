@@ -60,11 +60,11 @@ comfyui-tests-note:
 lint: $(VENV)/.installed-tests
 	$(PY) -m ruff check .
 
-# The pack is handed to ComfyUI as a further custom_nodes folder, so nothing is written into the ComfyUI folder.
+# The pack is handed over as a further custom_nodes folder: nothing is copied or linked into ComfyUI's own.
 comfyui: $(VENV)/.installed-comfyui
 	@mkdir -p $(VENV)/comfyui/custom_nodes
 	@ln -sfn "$(CURDIR)" $(VENV)/comfyui/custom_nodes/stableanimator-pp
-	@printf 'stableanimator:\n  base_path: %s\n  custom_nodes: custom_nodes\n' "$(CURDIR)/$(VENV)/comfyui" > $(VENV)/comfyui/paths.yaml
+	@printf 'stableanimator:\n  base_path: %s\n  custom_nodes: custom_nodes\n' "$(abspath $(VENV))/comfyui" > $(VENV)/comfyui/paths.yaml
 	@if ls -d "$(COMFYUI_PATH)"/custom_nodes/*/stableanimator_core >/dev/null 2>&1; then rm $(VENV)/comfyui/custom_nodes/stableanimator-pp; fi
 	@echo "When ComfyUI is up: open http://127.0.0.1:8188, then Workflow > Browse Templates > stableanimator-pp."
 	$(PY) "$(COMFYUI_PATH)/main.py" --extra-model-paths-config $(VENV)/comfyui/paths.yaml \
