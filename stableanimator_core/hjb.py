@@ -152,7 +152,7 @@ def make_face_refiner(
     raises stops the run.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0.
-    Algorithm 1 of StableAnimator (arXiv 2411.17697).
+    StableAnimator++ (arXiv 2507.15064), Algorithm 1.
     """
     if config.iterations and config.first_step >= steps:
         raise InputError(

@@ -43,7 +43,7 @@ def frame_statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
     """(z_face − μ_face) · σ_img / (σ_face + 1e-5) + μ_img, both [B, N, C], in float32: one μ and σ per frame.
 
-    Distribution-aware ID adapter, StableAnimator (arXiv 2411.17697).
+    The ID adapter of StableAnimator++ (arXiv 2507.15064).
     """
     mean_face, std_face = frame_statistics(z_face)
     mean_img, std_img = frame_statistics(z_img)
