@@ -192,8 +192,8 @@ class Poses:
 
     def _present(self, frame: int) -> int:
         """How many people to list: up to the last one with any point."""
-        scores = (self.body_score, self.face_score, self.hands_score)
-        seen = np.any([score[frame].reshape(self.people, -1).any(axis=1) for score in scores], axis=0)
+        scores = (self.body_score[frame], self.face_score[frame], self.hands_score[frame].max(axis=1))
+        seen = np.concatenate(scores, axis=1).any(axis=1)  # [P]
         return int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 0
 
     def _strict_person(self, frame: int, index: int) -> dict[str, list[float]]:
@@ -240,7 +240,7 @@ def _frames(poses: Any) -> Iterator[dict[str, Any]]:
     if isinstance(poses, dict):
         poses = [poses]
     if not isinstance(poses, (list, tuple)):
-        raise PoseError(f"poses are {_kind(poses)}, expected a list of POSE_KEYPOINT frames")
+        raise PoseError(f"the poses are {_kind(poses)}, expected a list of POSE_KEYPOINT frames")
     for item in poses:
         if isinstance(item, (list, tuple)):
             yield from item
@@ -249,7 +249,8 @@ def _frames(poses: Any) -> Iterator[dict[str, Any]]:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _canvas(frame: dict[str, Any], number: int) -> tuple[int, int]:

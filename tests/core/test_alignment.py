@@ -1,0 +1,335 @@
+"""A known similarity is recovered, through noise, missing joints and outliers; the driver's own travel survives."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core.alignment import METHODS, Similarity, align, fit_similarity, fit_similarity_robust
+from stableanimator_core.errors import InputError, PoseError
+from stableanimator_core.keypoints import Poses
+
+# Somebody standing, 1 high, by OpenPose-18 joint; y down.
+STANDING = np.array(
+    [
+        (0.00, 0.08), (0.00, 0.18), (-0.11, 0.18), (-0.14, 0.34), (-0.15, 0.48), (0.11, 0.18), (0.14, 0.34),
+        (0.15, 0.48), (-0.06, 0.50), (-0.07, 0.73), (-0.07, 0.95), (0.06, 0.50), (0.07, 0.73), (0.07, 0.95),
+        (-0.02, 0.06), (0.02, 0.06), (-0.045, 0.07), (0.045, 0.07),
+    ]
+)  # fmt: skip
+
+
+def random_similarity(frames, rng):
+    scale = torch.from_numpy(np.exp(rng.uniform(-1, 1, frames)))
+    angle = torch.from_numpy(rng.uniform(-math.pi, math.pi, frames))
+    shift = torch.from_numpy(rng.uniform(-300, 300, (frames, 2)))
+    return Similarity.through(scale, angle, torch.zeros(frames, 2, dtype=torch.float64), shift)
+
+
+def assert_similar(found, expected, scale=1e-9, angle=1e-9, shift=1e-6):
+    np.testing.assert_allclose(found.scale / expected.scale, 1, atol=scale)
+    turn = torch.remainder(found.angle - expected.angle + math.pi, 2 * math.pi) - math.pi
+    np.testing.assert_allclose(turn, 0, atol=angle)
+    np.testing.assert_allclose(found.translation, expected.translation, atol=shift)
+
+
+def person(body, score=None, width=512, height=512):
+    """Poses of one person with body [F, 18, 2] or [18, 2] px."""
+    body = body.reshape(-1, 18, 2)
+    poses = Poses.empty(len(body), width, height, people=1)
+    score = np.ones(body.shape[:2]) if score is None else score
+    return dataclasses.replace(poses, body=body[:, None], body_score=score[:, None])
+
+
+def placed(size=300.0, x=200.0, y=100.0, degrees=0.0):
+    """STANDING of a size in px, neck-to-toe axis turned about the given place."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return size * STANDING @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+
+
+# --- fit_similarity -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [2, 3, 18, 100])
+def test_known_similarity_is_recovered(points):
+    rng = np.random.default_rng(points)
+    src = torch.from_numpy(rng.uniform(0, 500, (7, points, 2)))
+    truth = random_similarity(7, rng)
+    weight = torch.from_numpy(rng.uniform(0.1, 1, (7, points)))
+    assert_similar(fit_similarity(src, truth.apply(src), weight), truth)
+
+
+def test_similarity_apply_is_scale_rotation_translation():
+    quarter = Similarity.through(
+        torch.tensor([2.0]), torch.tensor([math.pi / 2]), torch.tensor([[1.0, 1.0]]), torch.tensor([[5.0, 7.0]])
+    )
+    moved = quarter.apply(torch.tensor([[[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]]]))
+    torch.testing.assert_close(moved, torch.tensor([[[5.0, 7.0], [5.0, 9.0], [3.0, 7.0]]]))
+    torch.testing.assert_close(quarter.angle, torch.tensor([math.pi / 2]))
+
+
+def test_least_squares_equals_umeyama_by_decomposition():
+    rng = np.random.default_rng(3)
+    src, dst = torch.from_numpy(rng.normal(size=(50, 9, 2))), torch.from_numpy(rng.normal(size=(50, 9, 2)))
+    weight = torch.from_numpy(rng.uniform(0.1, 1, (50, 9)))
+    share = (weight / weight.sum(1, keepdim=True))[..., None]
+    a, b = src - (share * src).sum(1, keepdim=True), dst - (share * dst).sum(1, keepdim=True)
+    u, s, vt = torch.linalg.svd(b.mT @ (share * a))
+    flip = torch.stack([torch.ones(50, dtype=torch.float64), torch.det(u @ vt).sign()], -1)
+    assert (flip < 0).any()  # some of these would be reflections
+    found = fit_similarity(src, dst, weight)
+    torch.testing.assert_close(found.rotation, u @ torch.diag_embed(flip) @ vt)
+    torch.testing.assert_close(found.scale, (s * flip).sum(-1) / (share * a.square()).sum((1, 2)))
+
+
+def test_mirrored_points_are_not_reflected():
+    src = torch.from_numpy(placed())[None]
+    found = fit_similarity(src, src * torch.tensor([-1.0, 1.0]), torch.ones(1, 18))
+    torch.testing.assert_close(torch.det(found.rotation), torch.ones(1, dtype=torch.float64))
+
+
+def test_joints_of_weight_zero_do_not_count():
+    rng = np.random.default_rng(5)
+    src = torch.from_numpy(rng.uniform(0, 500, (4, 18, 2)))
+    truth = random_similarity(4, rng)
+    dst, weight = truth.apply(src), torch.ones(4, 18)
+    dst[:, 6:] += 1000 * torch.from_numpy(rng.normal(size=(4, 12, 2)))
+    weight[:, 6:] = 0
+    assert_similar(fit_similarity(src, dst, weight), truth)
+
+
+def test_fit_has_gradients():
+    src = torch.from_numpy(placed())[None].requires_grad_()
+    fit = fit_similarity(src, torch.from_numpy(placed(degrees=0.0))[None], torch.ones(1, 18))
+    (fit.scale.sum() + fit.angle.sum() + fit.translation.sum()).backward()
+    assert torch.isfinite(src.grad).all() and src.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("which", ["weight", "src", "dst"])
+def test_fewer_than_two_distinct_joints_name_the_frame(which):
+    src = torch.from_numpy(placed()).repeat(3, 1, 1)
+    dst, weight = src.clone(), torch.ones(3, 18)
+    if which == "weight":
+        weight[1, 1:] = 0
+        count = 1
+    else:
+        (src if which == "src" else dst)[1] = torch.tensor([250.0, 130.0])
+        count = 18
+    message = f"frame 1: {count} of 18 joints shared by both poses, need 2 at distinct places; lower min_score or trim"
+    with pytest.raises(PoseError, match=message):
+        fit_similarity(src, dst, weight)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(PoseError, match=re.escape("src [1, 18, 2], dst [1, 17, 2], weight [1, 18]; expected")):
+        fit_similarity(torch.ones(1, 18, 2), torch.ones(1, 17, 2), torch.ones(1, 18))
+
+
+def test_robust_fit_leaves_outliers_out():
+    rng = np.random.default_rng(7)
+    src = torch.from_numpy(placed()).repeat(20, 1, 1) + torch.from_numpy(rng.normal(0, 1, (20, 18, 2)))
+    truth = random_similarity(20, rng)
+    dst = truth.apply(src)
+    outliers = [4, 7, 10]
+    dst[:, outliers] += 600 * truth.scale[:, None, None]
+    plain = fit_similarity(src, dst, torch.ones(20, 18))
+    robust, listened = fit_similarity_robust(src, dst, torch.ones(20, 18))
+    assert (plain.scale / truth.scale - 1).abs().median() > 0.5
+    assert_similar(robust, truth, scale=0.03, angle=0.03, shift=40)
+    assert listened[:, outliers].max() < 0.05 and listened[:, [1, 2, 5, 8, 11]].min() > 0.5
+
+
+def test_robust_fit_of_an_exact_similarity_is_exact():
+    rng = np.random.default_rng(8)
+    src = torch.from_numpy(rng.uniform(0, 500, (5, 18, 2)))
+    truth = random_similarity(5, rng)
+    assert_similar(fit_similarity_robust(src, truth.apply(src), torch.ones(5, 18))[0], truth)
+
+
+# --- align ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 40, 100])
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_still_person_lands_on_the_reference(frames, per_frame):
+    reference = placed(size=400, x=150, y=60)
+    driving = person(np.repeat(placed(size=220, x=500, y=200, degrees=12)[None], frames, 0), width=1280, height=720)
+    found = align(driving, person(reference, width=320, height=640), per_frame=per_frame)
+    assert (found.poses.width, found.poses.height, found.method) == (320, 640, "svd")
+    np.testing.assert_allclose(found.poses.body[:, 0], np.repeat(reference[None], frames, 0), atol=1e-6)
+    np.testing.assert_allclose(found.residual, 0, atol=1e-6)
+    assert found.transform.scale.shape == (frames,) and found.transform.rotation.shape == (frames, 2, 2)
+    np.testing.assert_allclose(found.transform.scale, 400 / 220)
+    np.testing.assert_allclose(torch.rad2deg(found.transform.angle), -12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_missing_joints_and_outliers(seed):
+    rng = np.random.default_rng(seed)
+    reference = placed(size=400, x=200, y=60)
+    body = np.repeat(placed(size=200, x=500, y=200)[None], 20, 0) + rng.normal(0, 2, (20, 18, 2))
+    wild = rng.random((20, 18)) < 0.1
+    body[wild] += rng.normal(0, 150, (wild.sum(), 2))
+    score = np.where(rng.random((20, 18)) < 0.3, 0.1, 0.9)
+    found = align(person(body, score), person(reference))
+    assert abs(float(found.transform.scale[0]) / 2 - 1) < 0.05
+    assert abs(math.degrees(found.transform.angle[0])) < 5
+    clean = found.transform.apply(torch.from_numpy(placed(size=200, x=500, y=200)).repeat(20, 1, 1)).numpy()
+    assert np.linalg.norm(clean - reference, axis=-1).mean() < 15
+
+
+def test_own_travel_survives_scaled_and_per_frame_pins_the_person():
+    walk = placed(size=200, x=100, y=100)[None] + np.arange(30)[:, None, None] * (8, 0)
+    reference = person(placed(size=400, x=250, y=60))
+    moved = align(person(walk), reference).poses.body[:, 0]
+    np.testing.assert_allclose(moved[29] - moved[0], np.full((18, 2), (29 * 8 * 2, 0)), atol=1e-6)
+    assert np.abs(moved[:5].mean(0) - placed(size=400, x=250, y=60)).max() < 1e-6  # the clip's beginning counts
+    pinned = align(person(walk), reference, per_frame=True).poses.body[:, 0]
+    np.testing.assert_allclose(pinned, np.repeat(reference.body[0], 30, 0), atol=1e-6)
+
+
+def test_raised_arms_do_not_change_the_size_or_tilt_the_clip():
+    body = placed(size=200, x=300, y=200)
+    body[[3, 4, 6, 7]] = body[[2, 2, 5, 5]] + [(-15, -30), (-10, -65), (60, -5), (90, 5)]
+    found = align(person(np.repeat(body[None], 10, 0)), person(placed(size=400)))
+    assert abs(float(found.transform.scale[0]) / 2 - 1) < 0.03
+    assert abs(math.degrees(found.transform.angle[0])) < 2
+
+
+def test_a_lean_at_the_start_does_not_tilt_the_whole_clip():
+    lean, upright = placed(size=200, degrees=25), placed(size=200)
+    bent = np.concatenate([lean[:8], upright[8:14], lean[14:]])  # trunk and head lean, legs stand
+    body = np.concatenate([np.repeat(bent[None], 10, 0), np.repeat(upright[None], 30, 0)])
+    found = align(person(body), person(placed(size=400)))
+    assert abs(math.degrees(found.transform.angle[0])) < 3
+
+
+def test_everybody_and_every_part_take_the_first_persons_transform():
+    rng = np.random.default_rng(2)
+    first = person(np.repeat(placed(size=200, x=100, y=50)[None], 6, 0))
+    poses = Poses(
+        body=np.concatenate([first.body, first.body * 0.5 + 40], 1),
+        body_score=np.ones((6, 2, 18)),
+        face=rng.uniform(0, 500, (6, 2, 68, 2)),
+        face_score=np.ones((6, 2, 68)),
+        hands=rng.uniform(0, 500, (6, 2, 2, 21, 2)),
+        hands_score=np.ones((6, 2, 2, 21)),
+        width=512,
+        height=512,
+    )
+    moved = align(poses, person(placed(size=400, x=300, y=50))).poses
+    for name in ("body", "face", "hands"):
+        expected = (getattr(poses, name) - (100, 50)) * 2 + (300, 50)
+        np.testing.assert_allclose(getattr(moved, name), expected, atol=1e-6)
+
+
+def test_frames_without_enough_joints_take_the_nearest_fit():
+    walk = placed(size=200, x=100, y=100)[None] + np.arange(12)[:, None, None] * (8, 0)
+    score = np.ones((12, 18))
+    score[4:6, 1:] = 0
+    found = align(person(walk, score), person(placed(size=400)), per_frame=True)
+    np.testing.assert_array_equal(found.transform.translation[[4, 5]], found.transform.translation[[3, 6]])
+    assert found.notes == ("2 of 12 frames share too few joints with the reference: nearest fit used",)
+    assert np.isfinite(found.residual).all()
+
+
+def test_a_late_entrance_is_placed_by_its_first_good_frame():
+    body = np.repeat(placed(size=200, x=100, y=100)[None], 12, 0)
+    body[:4] += 300
+    score = np.ones((12, 18))
+    score[:4] = 0
+    found = align(person(body, score), person(placed(size=400, x=50, y=50)))
+    np.testing.assert_allclose(found.poses.body[4:, 0], np.repeat(placed(size=400, x=50, y=50)[None], 8, 0), atol=1e-6)
+    assert found.notes == ("frames 0 to 3 share too few joints with the reference: placed by frame 4",)
+    assert np.isnan(found.residual[:4]).all() and (found.residual[4:] < 1e-6).all()
+
+
+def test_two_joints_suffice_with_a_warning_even_when_they_change_places():
+    score = np.zeros((2, 18))
+    score[:, [2, 5]] = 1
+    body = np.repeat(placed(size=200)[None], 2, 0)
+    body[1, [2, 5]] = body[1, [5, 2]]
+    found = align(person(body, score), person(placed(size=400)))
+    np.testing.assert_allclose(found.transform.scale, 2)
+    assert found.notes[0] == "only 2 joints are shared with the reference: check the result"
+
+
+def test_a_turn_is_reported():
+    found = align(person(placed(degrees=-20)), person(placed(size=400)))
+    assert found.notes == ("the clip is turned by 20 degrees",)
+    found = align(person(placed(degrees=-20)), person(placed(size=400)), per_frame=True)
+    assert found.notes == ("single frames are turned by 20 degrees",)
+
+
+def test_the_reference_may_begin_empty():
+    score = np.ones((2, 18))
+    score[0] = 0
+    reference = person(np.repeat(placed(size=400)[None], 2, 0), score)
+    np.testing.assert_allclose(align(person(placed(size=200)), reference).poses.body[0, 0], placed(size=400), atol=1e-6)
+
+
+def test_none_fits_the_canvas_by_one_scale():
+    body = np.repeat(placed(size=200)[None], 3, 0)
+    found = align(person(body, width=1280, height=720), person(placed(), width=512, height=512), "none")
+    np.testing.assert_allclose(found.poses.body[:, 0], body * 0.4 + (0, 112))
+    assert found.transform is None and found.notes == ()
+    expected = np.sqrt(np.square(found.poses.body[0, 0] - placed()).sum(-1).mean())
+    np.testing.assert_allclose(found.residual, expected)
+
+
+def test_none_needs_no_person_and_says_that_per_frame_is_idle():
+    found = align(Poses.empty(3, 64, 64), Poses.empty(1, 32, 32), "none", per_frame=True)
+    assert found.poses.frames == 3 and np.isnan(found.residual).all()
+    assert found.notes == ("per_frame has no effect: method none fits nothing",)
+
+
+def test_works_under_inference_mode():
+    with torch.inference_mode():
+        found = align(person(placed(size=200)), person(placed(size=400)))
+    np.testing.assert_allclose(found.poses.body[0, 0], placed(size=400), atol=1e-6)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["learned", "v1"])
+def test_methods_of_other_versions(method):
+    with pytest.raises(InputError, match=f"alignment '{method}' is not in this version; use svd or none"):
+        align(person(placed()), person(placed()), method)
+
+
+def test_unknown_method():
+    assert list(METHODS) == ["svd", "none"]
+    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or none"):
+        align(person(placed()), person(placed()), "polyfit")
+
+
+@pytest.mark.parametrize("weak", [Poses.empty(2, 64, 64), person(np.stack([placed()] * 2), np.full((2, 18), 0.3))])
+def test_nobody_there(weak):
+    line = "no body joint of person 0 above min_score 0.3 in 2 frames; lower min_score or use a picture or clip that"
+    with pytest.raises(PoseError, match=f"reference poses: {line}"):
+        align(person(placed()), weak)
+    with pytest.raises(PoseError, match=f"driving poses: {line}"):
+        align(weak, person(placed()))
+
+
+def test_too_few_joints_in_common_name_the_best_frame():
+    driving, reference = np.zeros((5, 18)), np.zeros((1, 18))
+    driving[:, :4] = 1
+    driving[2, 4] = 1
+    reference[0, 4:] = 1
+    message = (
+        "frame 2: 1 of 18 joints above min_score 0.3 in both the driving and the reference pose, "
+        "need 2 at distinct places; lower min_score or trim the clip"
+    )
+    with pytest.raises(PoseError, match=message):
+        align(person(np.stack([placed()] * 5), driving), person(placed(), reference))
+
+
+def test_min_score_decides_who_is_visible():
+    score = np.full((1, 18), 0.2)
+    found = align(person(placed(size=200), score), person(placed(size=400)), min_score=0.1)
+    np.testing.assert_allclose(found.transform.scale, 2)
