@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     stdout, as_json = sys.stdout, "--json" in argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console without block characters shows "?" instead of failing
+            stream.reconfigure(errors="replace")
     try:
         args = build_parser().parse_args(argv)
         with redirect_stdout(sys.stderr if as_json else stdout):

@@ -76,9 +76,10 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     fps = args.fps or animator.models.config.fps
     written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
-    for note in result.notes:
-        report.note(f"note: {note}")
     frames, height, width = result.frames.shape[:3]
+    notes = [*size_notes(animator, width, height), *result.notes]
+    for note in notes:
+        report.note(f"note: {note}")
     report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
     return {
         "out": written,
@@ -90,8 +91,17 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         "seed": args.seed,
         "seconds": round(result.seconds, 2),
         **identity_of(result),
-        "notes": result.notes,
+        "notes": notes,
     }
+
+
+def size_notes(animator: "StableAnimator", width: int, height: int) -> list[str]:
+    """What to know about a size that the model was not trained at."""
+    config = animator.models.config
+    if (width, height) == (config.width, config.height):
+        return []
+    trained = f"{config.width}x{config.height}"
+    return [f"model {config.name} was trained at {trained}; at {width}x{height} expect less"]
 
 
 def read_driving(path: Path, frames: int | None = None) -> "Poses":

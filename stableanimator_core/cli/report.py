@@ -34,7 +34,7 @@ class Report:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on one line of stdout; NaN and infinity, which JSON lacks, become null."""
-    print(json.dumps(plain(value), allow_nan=False, ensure_ascii=False), flush=True)
+    print(json.dumps(plain(value), allow_nan=False), flush=True)
 
 
 def plain(value: Any) -> Any:

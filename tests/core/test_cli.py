@@ -43,6 +43,8 @@ def test_animate(run, material, tiny_model):
     text = run(*argv, "--out", material / "out.png", *few)
     assert "identity (CSIM):" in text
     assert "2 frames of 64x96" in text
+    other = json.loads(run(*argv, "--out", material / "out.gif", *few, "--json"))
+    assert "trained at 64x64; at 64x96 expect less" in other["notes"][0]
     assert len(list((material / "out").glob("*.png"))) == 2
 
 
@@ -101,6 +103,29 @@ def test_poses_draw_over_a_picture_or_video(run, material):
     assert frames[0, 0, 0].tolist() == [90, 90, 90]
     write_video(material / "grey.mp4", np.full((2, 64, 64, 3), 90, np.uint8), 7)
     assert json.loads(run(*draw, "--over", material / "grey.mp4", "--json"))["frames"] == 2
+
+
+def test_train_mini_hands_over_the_recipe(run, tmp_path, tiny_model, monkeypatch):
+    from stableanimator_core.training import mini
+    from stableanimator_core.weights import load_models
+
+    calls = []
+
+    def train_mini(out, recipe, **sources):
+        calls.append((out, recipe, sources))
+        return load_models(tiny_model)
+
+    monkeypatch.setattr(mini, "train_mini", train_mini)
+    argv = ["train", "mini", "--out", tmp_path / "model", "--clips", 7, "--seed", 9, "--animator-minutes", 1.5]
+    result = json.loads(run(*argv, "--json"))
+    assert result["parameters"]["unet"] > 0
+    [(out, recipe, sources)] = calls
+    assert out == tmp_path / "model"
+    assert (recipe.clips, recipe.seed, recipe.animator.minutes) == (7, 9, 1.5)
+    assert recipe.identities == mini.MiniRecipe().identities
+    assert sources == {"mocap": None, "data": None, "start_from": None}
+    assert "trained in" in run(*argv, "--quick")
+    assert calls[-1][1].autoencoder == mini.quick_recipe().autoencoder
 
 
 def test_doctor(run):
