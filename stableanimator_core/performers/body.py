@@ -15,8 +15,7 @@ _EDGE = 0.012  # metres of outline
 _LOGOS = {
     "circle": [(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, 14, endpoint=False)],
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-    "star": [((1.2 if i % 2 == 0 else 0.5) * np.sin(i * np.pi / 5), (-1.2 if i % 2 == 0 else -0.5) * np.cos(i * np.pi / 5))
-             for i in range(10)],
+    "star": [(r * np.sin(i * np.pi / 5), -r * np.cos(i * np.pi / 5)) for i, r in enumerate((1.2, 0.5) * 5)],
     "heart": [(0, 1.1), (-1.1, 0.0), (-1.1, -0.6), (-0.6, -1.0), (0, -0.55), (0.6, -1.0), (1.1, -0.6), (1.1, 0.0)],
     "bolt": [(0.2, -1.3), (-0.8, 0.2), (-0.1, 0.2), (-0.3, 1.3), (0.8, -0.3), (0.1, -0.3)],
 }  # fmt: skip
@@ -113,6 +112,7 @@ class BodyShapes:
         shape = smooth(self._trunk_outline(-0.05, hem), 2)
         ink.fill(shape, colour)
         self._draw_print(ink)
+        self._draw_fold(ink, colour, hem)
         ink.line(shape, line, _EDGE, closed=True)
         neck_radius = 0.36 * body.bones.shoulder * np.ones(len(self.px)) * self.scale[:, 1]
         skin = shade(head.skin, 0.86)
@@ -146,6 +146,14 @@ class BodyShapes:
             )
         elif outfit.top == "vest":
             ink.fill(self._trunk_outline(0.7, 1.0), second)
+
+    def _draw_fold(self, ink: Ink, colour: Colour, hem: float) -> None:
+        """Shade along the side away from the light and under the chin."""
+        t, half = np.array(self.profile)[1:].T
+        keep = t <= hem
+        t, half = t[keep], half[keep]
+        side = [self._on_trunk(t, 0.98 * half), self._on_trunk(t[::-1], half[::-1] - 0.045)]
+        ink.fill(np.concatenate(side, axis=1), shade(colour, 0.84))
 
     def _draw_hips(self) -> None:
         """What joins the legs (behind the shirt's hem), and skirts over the thighs."""
@@ -271,7 +279,7 @@ class BodyShapes:
         ink.fill(capsule(heel_px, toe_px, radius * 0.95 * size, radius * size), colour, convex=True)
 
     def _sort(self) -> None:
-        """For every frame and arm: is its upper part ahead of the trunk, and its lower part ahead of the trunk or head?"""
+        """Finds in which frames the halves of an arm are ahead of the trunk or head, and a raised leg of the trunk."""
         camera, joints, head = self.camera, self.joints, self.person.head
         trunk = camera.depth((joints[:, 2] + joints[:, 5]) / 4 + (joints[:, 8] + joints[:, 11]) / 4)
         self.upper_ahead, self.fore_ahead, self.before_head = [], [], []

@@ -129,7 +129,7 @@ def _arms_clap(m: _Moves, p: np.ndarray, amp: float, rng: np.random.Generator) -
 
 def _arms_disco(m: _Moves, p: np.ndarray, amp: float, rng: np.random.Generator) -> None:
     side = int(rng.integers(2))
-    up = (0.5 + 0.5 * _soft_square(p, 2.0))[:, None]
+    up = (0.5 + 0.5 * _soft_square(p, 1.4))[:, None]
     high, low = np.array([132.0, 0, 140, 0]), np.array([14.0, 30, -42, 42])
     m.arms[:, side] = low + up * (high - low)
     m.arms[:, 1 - side] = [50, -8, -40, 12]
@@ -305,7 +305,7 @@ _PARTS: dict[str, tuple[Part, Part, tuple[float, float]]] = {
     "boxing": (_arms_boxing, _legs_bounce, (0.7, 1.3)),
     "arm_circles": (_arms_circles, _legs_sway, (0.5, 1.1)),
     "clap": (_arms_clap, _legs_side_step, (0.7, 1.4)),
-    "disco": (_arms_disco, _legs_lunge, (0.6, 1.0)),
+    "disco": (_arms_disco, _legs_lunge, (0.5, 0.85)),
     "side_step": (_arms_conduct, _legs_side_step, (0.5, 0.9)),
     "bow": (_arms_relaxed, _legs_bow, (0.3, 0.6)),
     "twist": (_arms_conduct, _legs_twist, (0.6, 1.1)),

@@ -51,11 +51,8 @@ def _arc(head: Head, low: float, sides: float, crown: float, points: int = 21) -
     """Outer edge [points, 2] from the picture's right, `low` at the side, over the crown to its left."""
     end = np.arcsin(np.clip(-low, -1, 1))
     angle = np.linspace(-end, np.pi + end, points)
-    return (
-        face_contour(head, angle)
-        * np.where(np.sin(angle) > 0, 1, 1)[:, None]
-        * np.stack([np.full(points, sides), np.where(np.sin(angle) > 0, crown, 1.0)], axis=-1)
-    )
+    growth = np.stack([np.full(points, sides), np.where(np.sin(angle) > 0, crown, 1.0)], axis=-1)
+    return face_contour(head, angle) * growth
 
 
 def _hairline(head: Head) -> np.ndarray:
@@ -71,6 +68,20 @@ def draw_hair_back(ink: Ink, view: HeadView) -> None:
     draw = _BACKS.get(head.hair)
     if draw is not None:
         draw(ink, view, shade(head.hair_colour, 0.86), outline(head.hair_colour))
+
+
+def draw_hair_shade(ink: Ink, view: HeadView) -> None:
+    """The soft shade that the hair or a hat casts on the forehead; drawn before the features."""
+    head = view.head
+    if head.hat in ("cap", "beanie"):
+        t = np.linspace(-1, 1, 9)
+        line = np.stack([0.96 * t, 0.16 - 0.02 * (1 - t**2)], axis=-1)
+    elif head.hair in _CAPS:
+        line = _hairline(head) * [0.97, 1.0] - [0, 0.1]
+    else:
+        return
+    arc = _arc(head, max(line[0, 1], -0.6), 0.98, 0.98)
+    ink.fill(np.concatenate([view.rim(arc), view.surface(line)], axis=1), shade(head.skin, 0.87))
 
 
 def draw_hair_front(ink: Ink, view: HeadView) -> None:
@@ -91,8 +102,7 @@ def draw_hair_front(ink: Ink, view: HeadView) -> None:
         arc = _scalloped(arc, 0.1)
     if head.hair == "bun":
         _draw_bun(ink, view, colour, line)
-    outer = view.rim(arc)
-    ink.fill(np.concatenate([outer, view.surface(_hairline(head))], axis=1), colour, edge=line)
+    ink.fill(np.concatenate([view.rim(arc), view.surface(_hairline(head))], axis=1), colour, edge=line)
     _draw_shine(ink, view, shade(colour, 1.22))
 
 
@@ -127,8 +137,10 @@ def _draw_mohawk(ink: Ink, view: HeadView, colour: Colour, line: Colour) -> None
     shaved = tuple((2 * s + h) // 3 for s, h in zip(head.skin, head.hair_colour, strict=True))
     cap = np.concatenate([view.rim(_arc(head, -0.05, 1.0, 1.01)), view.surface(np.array(_HIGH))], axis=1)
     ink.fill(cap, shaved)
-    crest = np.array([(-0.3, 0.5), (-0.36, 1.0), (-0.5, 1.3), (-0.24, 1.3), (-0.14, 1.58), (0.05, 1.36), (0.26, 1.54),
-                      (0.28, 1.28), (0.5, 1.24), (0.36, 1.0), (0.3, 0.5), (0.12, 0.44), (0, 0.5), (-0.12, 0.44)])  # fmt: skip
+    crest = np.array([
+        (-0.3, 0.5), (-0.36, 1.0), (-0.5, 1.3), (-0.24, 1.3), (-0.14, 1.58), (0.05, 1.36), (0.26, 1.54), (0.28, 1.28),
+        (0.5, 1.24), (0.36, 1.0), (0.3, 0.5), (0.12, 0.44), (0, 0.5), (-0.12, 0.44),
+    ])  # fmt: skip
     low = crest[:, 1] < 0.9
     points = view.rim(crest)
     points[:, low] = view.surface(crest[low])

@@ -15,9 +15,9 @@ _SHAPES = {"oval": (2.1, 0.10), "round": (2.2, 0.0), "square": (3.2, 0.03), "lon
 _MOUTHS = {
     "smile": (1.15, 0.11, 0.035, 0.055, 0.0),
     "grin": (1.25, 0.12, 0.03, 0.05, 0.17),
-    "small": (0.7, 0.03, 0.05, 0.07, 0.0),
-    "wide": (1.35, 0.0, 0.04, 0.055, 0.0),
-    "pout": (0.75, -0.02, 0.085, 0.11, 0.0),
+    "small": (0.7, 0.06, 0.05, 0.07, 0.0),
+    "wide": (1.4, 0.07, 0.045, 0.06, 0.0),
+    "pout": (0.75, 0.01, 0.085, 0.11, 0.0),
 }
 _ACROSS = np.linspace(-1, 1, 7)
 
@@ -146,12 +146,16 @@ def head_joints(view: HeadView) -> np.ndarray:
     return np.concatenate([view.surface_points(front), view.surface_points(ears)], axis=1)
 
 
-def draw_face(ink: Ink, view: HeadView, openness: np.ndarray, mouth: np.ndarray) -> None:
-    """Ears, face and features; hair and hats are drawn elsewhere. openness, mouth: [F]."""
-    head = view.head
-    line = outline(head.skin)
+def draw_skull(ink: Ink, view: HeadView) -> None:
+    """Ears and the bare face."""
     _draw_ears(ink, view)
-    ink.fill(view.rim(face_contour(head, _OUTLINE)), head.skin, edge=line, width=0.014)
+    skin = view.head.skin
+    ink.fill(view.rim(face_contour(view.head, _OUTLINE)), skin, edge=outline(skin), width=0.014)
+
+
+def draw_features(ink: Ink, view: HeadView, openness: np.ndarray, mouth: np.ndarray) -> None:
+    """Cheeks, nose, beard, mouth, eyes and brows. openness, mouth: [F]."""
+    head = view.head
     if head.blush:
         tint = tuple(int(0.72 * s + 0.28 * p) for s, p in zip(head.skin, (240, 80, 90), strict=True))
         for side in (-1, 1):
@@ -232,7 +236,7 @@ def _draw_beard(ink: Ink, view: HeadView) -> None:
     head = view.head
     colour = shade(head.hair_colour, 0.88)
     if head.beard == "goatee":
-        chin = np.array([[-0.26, -0.78], [0, -0.74], [0.26, -0.78], [0.2, -1.04], [0, -1.12], [-0.2, -1.04]])
+        chin = np.array([[-0.28, -0.84], [0, -0.8], [0.28, -0.84], [0.2, -1.04], [0, -1.12], [-0.2, -1.04]])
         ink.fill(view.rim(np.concatenate([smooth_open(chin, 1)])), colour, edge=outline(colour), width=0.01)
         return
     if head.beard == "moustache":

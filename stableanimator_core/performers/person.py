@@ -38,7 +38,8 @@ TOPS = ("plain", "stripes", "logo", "collar", "jacket", "vest")
 BOTTOMS = ("trousers", "shorts", "skirt", "dress")
 LOGOS = ("circle", "square", "star", "heart", "bolt")
 
-_HATS_OVER = {"afro", "spiky", "mohawk", "bun", "curly"}  # hair that no cap or beanie fits over
+_HATLESS = {"afro", "spiky", "mohawk", "bun"}  # hair that no cap or beanie fits over
+_BEARDED = {"bald", "short", "afro", "spiky", "side_part", "curly", "mohawk", "slick", "bowl", "long"}
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,12 @@ class Person:
     @staticmethod
     def random(rng: np.random.Generator) -> Person:
         """A new person; equal generators give equal people."""
-        return Person(_random_head(rng), _random_body(rng), _random_outfit(rng))
+        head = _random_head(rng)
+        return Person(head, _random_body(rng), _random_outfit(rng, head.skin))
 
     def dressed(self, rng: np.random.Generator) -> Person:
         """The same person in other clothes."""
-        return replace(self, outfit=_random_outfit(rng))
+        return replace(self, outfit=_random_outfit(rng, self.head.skin))
 
     def built(self, rng: np.random.Generator) -> Person:
         """The same head and clothes on another body."""
@@ -196,9 +198,11 @@ def _random_head(rng: np.random.Generator) -> Head:
     hair_colour = _jitter(rng, _pick(rng, HAIR_COLOURS))
     while distance(hair_colour, skin) < 70:
         hair_colour = _jitter(rng, _pick(rng, HAIR_COLOURS))
-    masculine = rng.random() < 0.5
+    beard = _pick(rng, BEARDS, (6.5, 2.0, 1.2, 1.7, 1.1)) if hair in _BEARDED else "none"
     natural = max(hair_colour) - min(hair_colour) < 140
-    hats = ("none", "headband", "bow", "cat_ears") if hair in _HATS_OVER else HATS
+    hats = ("none", "headband", "bow", "cat_ears") if hair in _HATLESS else HATS
+    if beard != "none":
+        hats = tuple(hat for hat in hats if hat not in ("bow", "cat_ears"))
     weights = {"none": 5.4, "cap": 1.2, "beanie": 1.0, "headband": 0.7, "bow": 0.6, "cat_ears": 0.4}
     return Head(
         half_width=half_width,
@@ -215,11 +219,11 @@ def _random_head(rng: np.random.Generator) -> Head:
         eye_gap=rng.uniform(0.38, 0.47),
         eye_slant=rng.uniform(-0.16, 0.22),
         brow_thickness=rng.uniform(0.09, 0.17),
-        brow_slant=rng.uniform(-0.3, 0.3),
+        brow_slant=rng.uniform(-0.34, 0.12),
         brow_height=rng.uniform(0.17, 0.25),
         brow_colour=shade(hair_colour, 0.8) if natural or rng.random() < 0.5 else (70, 50, 44),
         nose=_pick(rng, NOSES),
-        mouth=_pick(rng, MOUTHS),
+        mouth=_pick(rng, MOUTHS, (1.3, 1.4, 0.8, 0.9, 0.8)),
         mouth_width=rng.uniform(0.22, 0.36),
         lips=_jitter(rng, _pick(rng, ((204, 84, 84), (176, 60, 70), (222, 92, 122), (150, 66, 60), (196, 40, 60)))),
         blush=bool(rng.random() < 0.5),
@@ -227,7 +231,7 @@ def _random_head(rng: np.random.Generator) -> Head:
         earrings=_pick(rng, ((250, 206, 70), (220, 240, 250), (230, 70, 110))) if rng.random() < 0.25 else None,
         glasses=_pick(rng, GLASSES, (5.2, 1.5, 1.5, 0.7, 0.8)),
         glasses_colour=_pick(rng, ((40, 36, 44), (190, 40, 50), (40, 70, 150), (110, 66, 36), (240, 240, 244))),
-        beard=_pick(rng, BEARDS, (4.4, 1.6, 1.2, 1.4, 1.0)) if masculine else "none",
+        beard=beard,
         hat=_pick(rng, hats, tuple(weights[h] for h in hats)),
         hat_colour=unlike(rng, hair_colour, skin, least=110),
     )
@@ -259,14 +263,14 @@ def _random_body(rng: np.random.Generator) -> Body:
     )
 
 
-def _random_outfit(rng: np.random.Generator) -> Outfit:
-    top_colour = vivid(rng)
+def _random_outfit(rng: np.random.Generator, skin: Colour) -> Outfit:
+    top_colour = unlike(rng, skin, least=110)
     bottom = _pick(rng, BOTTOMS, (4.0, 2.2, 1.7, 1.7))
-    bottom_colour = top_colour if bottom == "dress" else unlike(rng, top_colour)
+    bottom_colour = top_colour if bottom == "dress" else unlike(rng, top_colour, skin)
     return Outfit(
         top=_pick(rng, TOPS, (2, 2, 2.2, 1.2, 1.4, 1.0)),
         top_colour=top_colour,
-        second_colour=unlike(rng, top_colour, least=130),
+        second_colour=unlike(rng, top_colour, skin, least=115),
         logo=_pick(rng, LOGOS),
         stripes=int(rng.integers(2, 4)),
         sleeves=_pick(rng, ("none", "short", "long"), (1, 3, 3)),

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..keypoints import Poses
 from .body import BodyShapes, hand_points
-from .hair import draw_hair_back, draw_hair_front, draw_hat
-from .head import HeadView, draw_face, draw_glasses, head_joints, landmarks
+from .hair import draw_hair_back, draw_hair_front, draw_hair_shade, draw_hat
+from .head import HeadView, draw_features, draw_glasses, draw_skull, head_joints, landmarks
 from .ink import SUPERSAMPLE, Ink, paint
 from .mocap import Motion
 from .person import Person
@@ -46,26 +46,18 @@ def perform(person: Person, motion: Motion, rng: np.random.Generator) -> Perform
 
 
 def extent_points(person: Person, performance: Performance) -> tuple[np.ndarray, np.ndarray]:
-    """World points for framing: of the whole body [N, 3] (with hands and shoes), and round the head with hair [M, 3]."""
-    joints = performance.motion.joints[:, 1:14]
-    bones = person.body.bones
-    hands = []
-    for elbow, wrist in ((3, 4), (6, 7)):
-        along = performance.motion.joints[:, wrist] - performance.motion.joints[:, elbow]
-        hands.append(performance.motion.joints[:, wrist] + along * (1.15 * person.body.hand / bones.forearm))
-    feet = np.concatenate([joints[:, 9] + offset for offset in ([-0.09, -bones.ankle, 0.1], [0.09, -bones.ankle, 0.1])]
-                          + [joints[:, 12] + offset for offset in ([-0.09, -bones.ankle, 0.1], [0.09, -bones.ankle, 0.1])])  # fmt: skip
-    head = person.head
-    top = 1.6 if head.hair in ("afro", "mohawk", "bun") or head.hat in ("cat_ears", "beanie") else 1.25
-    wide = 1.7 if head.hair in ("pigtails", "ponytail", "afro") else 1.3
-    up, left = performance.motion.head[..., 1], performance.motion.head[..., 0]
-    around = [
-        performance.head_centre + top * head.half_height * up,
-        performance.head_centre - 1.05 * head.half_height * up,
-        performance.head_centre + wide * head.half_width * left,
-        performance.head_centre - wide * head.half_width * left,
+    """World points for framing: of the body with hands and shoes [N, 3], and round the head with its hair [M, 3]."""
+    joints, bones = performance.motion.joints, person.body.bones
+    hands = [
+        joints[:, w] + (joints[:, w] - joints[:, w - 1]) * (1.15 * person.body.hand / bones.forearm) for w in (4, 7)
     ]
-    return np.concatenate([joints.reshape(-1, 3), *hands, feet]), np.concatenate(around)
+    soles = [joints[:, ankle] + [aside, -bones.ankle, 0.1] for ankle in (10, 13) for aside in (-0.09, 0.09)]
+    head = person.head
+    top = 1.6 if head.hair in ("afro", "mohawk", "bun", "spiky") or head.hat in ("cat_ears", "beanie") else 1.25
+    wide = 1.7 if head.hair in ("pigtails", "ponytail", "afro") else 1.3
+    up, left = performance.motion.head[..., 1] * head.half_height, performance.motion.head[..., 0] * head.half_width
+    around = [performance.head_centre + step for step in (top * up, -1.05 * up, wide * left, -wide * left)]
+    return np.concatenate([joints[:, 1:14].reshape(-1, 3), *hands, *soles]), np.concatenate(around)
 
 
 def render(person: Person, performance: Performance, camera: Camera, background: np.ndarray) -> np.ndarray:
@@ -75,7 +67,9 @@ def render(person: Person, performance: Performance, camera: Camera, background:
     body = BodyShapes(person, motion, performance.head_centre, camera)
     back, face = Ink(body.unit), Ink(body.unit)
     draw_hair_back(back, view)
-    draw_face(face, view, performance.openness, performance.mouth)
+    draw_skull(face, view)
+    draw_hair_shade(face, view)
+    draw_features(face, view, performance.openness, performance.mouth)
     draw_hair_front(face, view)
     draw_glasses(face, view)
     draw_hat(face, view)

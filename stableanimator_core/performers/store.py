@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from ..errors import InputError
 from ..face import face_boxes
@@ -188,8 +189,7 @@ def _write_progress(folder: Path, complete: int) -> None:
 
 
 def _quiet_worker() -> None:
-    import torch  # a worker's own thread pool would fight with the other workers
-
+    """One thread a worker: thread pools would fight with the other workers."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

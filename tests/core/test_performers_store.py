@@ -1,0 +1,63 @@
+"""Rendered data sets: files, progress, and the same pictures as rendering in place."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from stableanimator_core.errors import InputError
+from stableanimator_core.face import face_boxes
+from stableanimator_core.performers import (
+    FACE_SCALE,
+    crop_face,
+    make_clip,
+    open_clips,
+    render_dataset,
+    render_views,
+    rendered,
+)
+from stableanimator_core.pose.draw import draw_poses
+
+
+def test_a_data_set_holds_what_make_clip_makes(tmp_path):
+    seen = []
+    stored = render_dataset(
+        tmp_path, 3, seed=20, size=64, frames=2, workers=1, on_progress=lambda done, all_: seen.append((done, all_))
+    )
+    assert stored.frames.shape == stored.pose_images.shape == (3, 3, 64, 64, 3)
+    assert rendered(tmp_path) == 3 and seen == [(3, 3)]
+    clip = make_clip(21, size=64, frames=2)
+    assert np.array_equal(stored.frames[1, 0], clip.reference)
+    assert np.array_equal(stored.frames[1, 1:], clip.frames)
+    assert np.array_equal(stored.pose_images[1, 1:], draw_poses(clip.poses, 64, 64, canvas_short_side=512))
+    boxes = face_boxes(clip.poses, scale=FACE_SCALE)
+    assert np.allclose(stored.face_boxes[1, 1:][boxes.found], boxes.boxes[boxes.found], atol=1e-3)
+    meta = json.loads((tmp_path / "dataset.json").read_text())
+    assert (meta["seed"], meta["size"], meta["frames"], meta["clips"]) == (20, [64, 64], 2, 3)
+
+
+def test_views_are_face_crops_of_every_identity(tmp_path):
+    crops = render_views(tmp_path, 2, seed=5, views=3, size=96, crop=32, workers=1)
+    assert crops.shape == (2, 3, 32, 32, 3) and rendered(tmp_path) == 2
+    assert crops.reshape(6, -1).std(1).min() > 10
+
+
+def test_crop_face_maps_the_box_onto_the_whole_crop():
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[10:30, 10:20], picture[10:30, 20:30] = 200, 100
+    crop = crop_face(picture, np.array([10, 10, 30, 30]), 20)
+    assert (crop[:, :10] == 200).all() and (crop[:, 10:] == 100).all()
+
+
+def test_wrong_requests_are_named(tmp_path):
+    with pytest.raises(InputError, match="0 clips asked for"):
+        render_dataset(tmp_path, 0, seed=0)
+    with pytest.raises(InputError, match="not found"):
+        render_dataset(tmp_path, 1, seed=0, mocap_path=tmp_path / "absent.npz")
+    with pytest.raises(InputError, match="holds no rendered clips"):
+        open_clips(tmp_path / "nothing")
+    with pytest.raises(InputError, match="0 identities asked for"):
+        render_views(tmp_path, 0, seed=0)
+    assert rendered(tmp_path / "nothing") == 0
