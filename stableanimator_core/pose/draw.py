@@ -106,16 +106,15 @@ def _draw_joints(canvas: np.ndarray, body: np.ndarray, score: np.ndarray) -> Non
             cv2.circle(canvas, (int(x), int(y)), JOINT_RADIUS, shade, thickness=-1)
 
 
-def _drawable(points: np.ndarray, score: np.ndarray) -> list[tuple[int, int] | None]:
-    """Whole canvas pixels of the points to draw; None for one that is missing or on the canvas' first row or column."""
+def _drawable(points: np.ndarray) -> list[tuple[int, int] | None]:
+    """Whole canvas pixels of the points to draw; None on the first row or column, where the missing ones lie, too."""
     whole = points.astype(np.int64)
-    draw = (score > 0) & (whole > 0).all(axis=-1)
-    return [tuple(xy) if ok else None for xy, ok in zip(whole.tolist(), draw.tolist(), strict=True)]
+    return [tuple(xy) if ok else None for xy, ok in zip(whole.tolist(), (whole > 0).all(axis=-1).tolist(), strict=True)]
 
 
 def _draw_hand(canvas: np.ndarray, points: np.ndarray, score: np.ndarray) -> None:
     """Bones around the hue circle, then blue dots. points: [21, 2] canvas px, score: [21]."""
-    pixels = _drawable(points, score)
+    pixels = _drawable(points)
     for (a, b), hue in zip(HAND_EDGES, HAND_HUES, strict=True):
         if pixels[a] is None or pixels[b] is None:
             continue
@@ -128,6 +127,6 @@ def _draw_hand(canvas: np.ndarray, points: np.ndarray, score: np.ndarray) -> Non
 
 def _draw_face(canvas: np.ndarray, points: np.ndarray, score: np.ndarray) -> None:
     """Grey dots, as bright as they are sure. points: [68, 2] canvas px, score: [68]."""
-    for pixel, value in zip(_drawable(points, score), score, strict=True):
+    for pixel, value in zip(_drawable(points), score, strict=True):
         if pixel is not None:
             cv2.circle(canvas, pixel, FACE_RADIUS, (int(value * 255),) * 3, thickness=-1)

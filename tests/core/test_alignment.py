@@ -199,10 +199,19 @@ def test_raised_arms_do_not_change_the_size_or_tilt_the_clip():
     assert abs(math.degrees(found.transform.angle[0])) < 2
 
 
-def test_a_lean_at_the_start_does_not_tilt_the_whole_clip():
+def test_somebody_sitting_with_arms_up_keeps_nearly_the_size_of_the_trunk():
+    body = placed(size=200, x=300, y=200)
+    body[[9, 10, 12, 13]] = body[[8, 8, 11, 11]] + [(0, 10), (0, 40), (0, 10), (0, 40)]
+    body[[3, 4, 6, 7]] = body[[2, 2, 5, 5]] + [(-15, -30), (-10, -65), (15, -30), (10, -65)]
+    found = align(person(np.repeat(body[None], 10, 0)), person(placed(size=400)))
+    assert 1.9 < float(found.transform.scale[0]) < 2.2
+
+
+@pytest.mark.parametrize(("leaning", "standing"), [(10, 30), (30, 15)])
+def test_a_lean_at_the_start_does_not_tilt_the_whole_clip(leaning, standing):
     lean, upright = placed(size=200, degrees=25), placed(size=200)
     bent = np.concatenate([lean[:8], upright[8:14], lean[14:]])  # trunk and head lean, legs stand
-    body = np.concatenate([np.repeat(bent[None], 10, 0), np.repeat(upright[None], 30, 0)])
+    body = np.concatenate([np.repeat(bent[None], leaning, 0), np.repeat(upright[None], standing, 0)])
     found = align(person(body), person(placed(size=400)))
     assert abs(math.degrees(found.transform.angle[0])) < 3
 
@@ -247,6 +256,32 @@ def test_a_late_entrance_is_placed_by_its_first_good_frame():
     assert np.isnan(found.residual[:4]).all() and (found.residual[4:] < 1e-6).all()
 
 
+def test_frames_of_few_stray_joints_do_not_place_the_clip():
+    body = np.repeat(placed(size=200, x=100, y=100)[None], 12, 0)
+    body[:4] += 300
+    score = np.ones((12, 18))
+    score[:4] = 0
+    score[:4, [3, 4, 9, 10]] = 1
+    found = align(person(body, score), person(placed(size=400, x=50, y=50)))
+    np.testing.assert_allclose(found.poses.body[4, 0], placed(size=400, x=50, y=50), atol=1e-6)
+    assert found.notes == ("frames 0 to 3 share too few joints with the reference: placed by frame 4",)
+
+
+def test_joints_that_come_and_go_are_fitted_where_they_are_seen():
+    score = np.ones((10, 18))
+    score[:3, [2, 8]] = score[2:5, [0, 13]] = 0
+    found = align(person(np.repeat(placed(size=200)[None], 10, 0), score), person(placed(size=400, x=90)))
+    np.testing.assert_allclose(found.transform.scale, 2)
+    np.testing.assert_allclose(found.poses.body[5, 0], placed(size=400, x=90), atol=1e-6)
+
+
+def test_upside_down_is_one_direction_although_its_angle_jumps():
+    turns = [178, 179, -179, -178, -177]
+    body = np.concatenate([np.repeat(placed(size=200, degrees=turn)[None], 5, 0) for turn in turns])
+    found = align(person(body), person(placed(size=400)))
+    np.testing.assert_allclose(torch.remainder(torch.rad2deg(found.transform.angle), 360), 180, atol=2.1)
+
+
 def test_two_joints_suffice_with_a_warning_even_when_they_change_places():
     score = np.zeros((2, 18))
     score[:, [2, 5]] = 1
@@ -264,10 +299,10 @@ def test_a_turn_is_reported():
     assert found.notes == ("single frames are turned by 20 degrees",)
 
 
-def test_the_reference_may_begin_empty():
-    score = np.ones((2, 18))
-    score[0] = 0
-    reference = person(np.repeat(placed(size=400)[None], 2, 0), score)
+def test_the_references_first_frame_with_a_person_counts():
+    score = np.ones((3, 18))
+    score[0], score[1, 10] = 0, 0
+    reference = person(np.stack([placed(), placed(size=400), placed(size=300)]), score)
     np.testing.assert_allclose(align(person(placed(size=200)), reference).poses.body[0, 0], placed(size=400), atol=1e-6)
 
 

@@ -71,13 +71,15 @@ def test_later_limbs_cover_earlier_ones():
 
 
 @pytest.mark.parametrize("score", [0.0, 0.3])
-def test_joint_up_to_the_threshold_is_absent_with_its_limbs(score):
-    picture = draw(with_body({1: (10, 32, 1), 2: (50, 32, score)}))
-    assert colours(picture) == {COLOURS[1]}
+@pytest.mark.parametrize(("weak", "strong"), [(1, 2), (2, 1)])
+def test_joint_up_to_the_threshold_is_absent_with_its_limbs(score, weak, strong):
+    picture = draw(with_body({strong: (10, 32, 1), weak: (50, 32, score)}))
+    assert colours(picture) == {COLOURS[strong]}
 
 
 def test_scores_above_one_do_not_overflow():
-    assert colours(draw(with_body({0: (32, 32, 3.0)}))) == {COLOURS[0]}
+    picture = draw(with_body({1: (10, 32, 3.0), 2: (50, 32, 3.0)}))
+    assert colours(picture) == {(153, 0, 0), COLOURS[1], COLOURS[2]}
 
 
 def test_hand_bones_lie_under_blue_dots():
@@ -90,7 +92,7 @@ def test_hand_bones_lie_under_blue_dots():
 @pytest.mark.parametrize("hand", [0, 1])
 def test_weak_hands_are_drawn_and_missing_ones_are_not(hand):
     assert colours(draw(with_hand({3: (30, 30, 0.1)}, hand))) == {(0, 0, 25)}
-    poses = dataclasses.replace(with_body({1: (30, 30, 1)}))
+    poses = with_body({1: (30, 30, 1)})
     shifted = dataclasses.replace(poses, hands=poses.hands + 30)  # coordinates without a score mean nothing
     np.testing.assert_array_equal(draw(shifted), draw(poses))
 

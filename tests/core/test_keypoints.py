@@ -73,13 +73,14 @@ def test_missing_points_and_parts_are_written_as_zeros():
 
 
 def test_people_without_a_point_are_left_out_at_the_end_only():
-    poses = random_poses(frames=2, people=2)
+    poses = random_poses(frames=3, people=2)
     scores = {name: getattr(poses, name).copy() for name in ARRAYS if name.endswith("score")}
     for score in scores.values():
         score[0, 1] = 0  # frame 0: the second one is gone
         score[1, 0] = 0  # frame 1: the first one is gone
+        score[2] = 0  # frame 2: both are gone
     poses = dataclasses.replace(poses, **scores)
-    assert [len(frame["people"]) for frame in poses.to_openpose()] == [1, 2]
+    assert [len(frame["people"]) for frame in poses.to_openpose()] == [1, 2, 0]
     assert_same(Poses.from_openpose(poses.to_openpose()), poses)
 
 
@@ -173,10 +174,11 @@ def test_fractions_are_recognised_per_array(part):
 def test_fractions_may_lie_a_little_outside_and_missing_points_do_not_vote():
     points = np.tile([0.5, 0.5, 1.0], (18, 1))
     points[0] = [-0.2, 1.3, 1]
-    points[1] = [400, 400, 0]
+    points[1], points[2] = [400, 0.5, 0], [0.5, -400, 0]
     frame = {"canvas_width": 200, "canvas_height": 100, "people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
     read = Poses.from_openpose(frame)
-    np.testing.assert_allclose(read.body[0, 0, :3], [[-40, 130], [0, 0], [100, 50]])
+    np.testing.assert_allclose(read.body[0, 0, :3], [[-40, 130], [0, 0], [0, 0]])
+    np.testing.assert_allclose(read.body[0, 0, 3], [100, 50])
 
 
 def test_pixels_near_the_origin_stay_pixels():
