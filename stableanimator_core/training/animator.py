@@ -28,8 +28,8 @@ class AnimatorRecipe:
     frames: int = 8  # of each clip, until `long_after`
     long_after: float = 0.7  # of the budget: from then on whole clips, half as many
     rate: float = 5e-4
-    sigma_mean: float = 0.3  # of ln σ
-    sigma_std: float = 1.5
+    sigma_mean: float = 0.5  # of ln σ
+    sigma_std: float = 1.6
     drop_all: float = 0.1  # the unconditional half of guidance: no context, no image latents, no pose
     drop_face: float = 0.1  # the identity path off
     seed: int = 0
@@ -43,18 +43,44 @@ class Animator(nn.Module):
         self.unet, self.pose_net = models.unet, models.pose_net
         self.face_encoder, self.image_encoder = models.face_encoder, models.image_encoder
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """v-prediction [B, F, 4, h, w] for a batch of `_noisy_batch`."""
-        keep, frames = batch["keep"], batch["noisy"].shape[1]
-        token = image_token(self.image_encoder, batch["reference"])  # [B, 1, D]
-        faces = self.face_encoder(batch["embedding"], token)  # [B, 4, D]
+    def forward(
+        self, noisy: Tensor, timestep: Tensor, keep: Tensor, id_scale: Tensor, reference: Tensor, embedding: Tensor,
+        image_latents: Tensor, pose_images: Tensor, micro: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """v-prediction [B, F, 4, h, w] for what `_noisy_batch` makes."""
+        frames = noisy.shape[1]
+        token = image_token(self.image_encoder, reference)  # [B, 1, D]
+        faces = self.face_encoder(embedding, token)  # [B, 4, D]
         context = torch.cat([token, faces], dim=1) * keep[:, None, None]
-        pose = self.pose_net(batch["pose_images"].flatten(0, 1))  # [B * F, C, h, w]
+        pose = self.pose_net(pose_images.flatten(0, 1))  # [B * F, C, h, w]
         pose = pose * keep.repeat_interleave(frames)[:, None, None, None]
-        still = (batch["image_latents"] * keep[:, None, None, None])[:, None].expand(-1, frames, -1, -1, -1)
-        return self.unet(
-            torch.cat([batch["noisy"], still], dim=2), batch["timestep"], context, batch["time_ids"], pose, batch["id_scale"]
-        )
+        still = (image_latents * keep[:, None, None, None])[:, None].expand(-1, frames, -1, -1, -1)
+        return self.unet(torch.cat([noisy, still], dim=2), timestep, context, micro, pose, id_scale)
+
+
+class _Graphs:
+    """The network's forward and backward as CUDA graphs, one for each shape: a small network is bound by its launches."""
+
+    def __init__(self, network: Animator):
+        self.network = network
+        self._graphs: dict[torch.Size, nn.Module] = {}
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        shape = batch[0].shape
+        if shape not in self._graphs:
+            self._graphs[shape] = torch.cuda.make_graphed_callables(_Fixed(self.network), batch, allow_unused_input=True)
+        return self._graphs[shape](*batch)
+
+
+class _Fixed(nn.Module):
+    """A module of its own around the shared network, since a graph takes over its module's forward."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.network(*batch)
 
 
 @dataclass
@@ -111,6 +137,8 @@ def train_animator(
     parameters = list(animator.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda")
     network, optimizer = accelerator.prepare(animator, optimizer)
+    if device.type == "cuda" and accelerator.num_processes == 1:
+        network = _Graphs(animator)
     rng = np.random.default_rng(recipe.seed + accelerator.process_index)
     progress = Progress("animator", budget)
     sample = prefetch(lambda: _draw(store, rng, recipe, progress), device=device)
@@ -118,18 +146,20 @@ def train_animator(
     for _ in progress:
         clips, start, pose_images, boxes = next(sample)
         batch, target = _noisy_batch(encoded, clips, start, pose_images, models, recipe)
-        with accelerator.autocast():
-            v = network(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
+            v = network(*batch)
         height, width = v.shape[-2:]
         weight = 1 + face_mask(boxes.flatten(0, 1) / CELL, (height, width)).unflatten(0, v.shape[:2])
         loss = ((v.float() - target) ** 2 * weight).mean()
         optimizer_step(loss, optimizer, parameters, progress.learning_rate(recipe.rate))
-        average.update(animator)
+        average.update()
         progress.report(loss=loss)
         if on_checkpoint and budget.minutes and progress.done * budget.minutes - saved > checkpoint_minutes:
             saved = progress.done * budget.minutes
-            _with_average(animator, average, on_checkpoint)
-    average.copy_to(animator)
+            average.swap()
+            on_checkpoint()
+            average.swap()
+    average.swap()
     animator.eval().requires_grad_(False)
 
 
@@ -147,8 +177,8 @@ def _draw(store: ClipStore, rng: np.random.Generator, recipe: AnimatorRecipe, pr
 
 def _noisy_batch(
     encoded: EncodedClips, clips: Tensor, start: Tensor, pose_images: Tensor, models: Models, recipe: AnimatorRecipe
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The UNet's inputs and its v-target. pose_images: uint8 [B, F, H, W, 3]."""
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The inputs of `Animator` and its v-target. pose_images: uint8 [B, F, H, W, 3]."""
     count, length = pose_images.shape[:2]
     device = clips.device
     frames = start[:, None] + torch.arange(length, device=device)
@@ -159,23 +189,16 @@ def _noisy_batch(
     target = (x / (wide**2 + 1) - x0) * (wide**2 + 1).sqrt() / wide
     keep = (torch.rand(count, device=device) >= recipe.drop_all).float()
     with_face = (torch.rand(count, device=device) >= recipe.drop_face) & encoded.has_face[clips]
-    batch = {
-        "noisy": scale_input(x, wide),
-        "timestep": timestep_of(sigma),
-        "keep": keep,
-        "id_scale": with_face.float(),
-        "reference": encoded.reference[clips].float() / 127.5 - 1,
-        "embedding": encoded.embedding[clips],
-        "image_latents": encoded.image_latents[clips],
-        "pose_images": pose_images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
-        "time_ids": time_ids(models.config).to(device).expand(count, -1),
-    }
+    batch = (
+        scale_input(x, wide),
+        timestep_of(sigma),
+        keep,
+        with_face.float(),
+        encoded.reference[clips].float() / 127.5 - 1,
+        encoded.embedding[clips],
+        encoded.image_latents[clips],
+        pose_images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
+        time_ids(models.config).to(device).repeat(count, 1),
+    )
     return batch, target
 
-
-def _with_average(animator: nn.Module, average: MovingAverage, action: Callable[[], None]) -> None:
-    """Run an action while the network holds its averaged weights."""
-    live = {k: v.clone() for k, v in animator.state_dict().items()}
-    average.copy_to(animator)
-    action()
-    animator.load_state_dict(live)

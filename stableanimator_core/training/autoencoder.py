@@ -13,13 +13,13 @@ from ..models.iresnet import IResNet
 from .data import ClipStore, prefetch
 from .loop import Budget, MovingAverage, Progress, optimizer_step
 
-CLIP_LENGTHS = (1, 2, 4, 8, 16)
+CLIP_LENGTHS = (1, 4, 16)
 CELL = 8  # pixels of a latent cell
 
 
 def train_autoencoder(
     vae: AutoencoderKLTemporalDecoder, store: ClipStore, embedder: IResNet, budget: Budget, *, device: torch.device,
-    pixels: int = 64 * 160 * 160, crop: int = 96, rate: float = 6e-4, kl_weight: float = 1e-4,
+    pixels: int = 96 * 160 * 160, crop: int = 96, rate: float = 5e-4, kl_weight: float = 1e-4,
     feature_weight: float = 0.3, seed: int = 0,
 ) -> None:  # fmt: skip
     """Train in place and measure `scaling_factor`. pixels: in one batch, whatever the clip length and crop.
@@ -29,7 +29,7 @@ def train_autoencoder(
     rng = np.random.default_rng(seed)
     vae.to(device).train()
     parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda")
     average = MovingAverage(vae)
     progress = Progress("vae", budget)
     sample = prefetch(lambda: _draw(store, rng, pixels, crop), device=device)
@@ -48,9 +48,9 @@ def train_autoencoder(
         feature = _feature_loss(embedder, y, x, boxes)
         loss = pixel + kl_weight * kl + feature_weight * feature
         optimizer_step(loss, optimizer, parameters, progress.learning_rate(rate))
-        average.update(vae)
+        average.update()
         progress.report(pixel=pixel, l1=(y - x).abs().mean(), feature=feature, kl=kl)
-    average.copy_to(vae)
+    average.swap()
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1 / float(_latent_spread(vae, store, device)), 5))
 

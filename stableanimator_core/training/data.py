@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,40 +11,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..performers import open_clips, rendered
 
 
 class ClipStore:
     """A folder written by performers.render_dataset. Frame 0 of each clip is the reference picture."""
 
     def __init__(self, folder: Path):
-        info_path = folder / "dataset.json"
-        if not info_path.is_file():
-            raise InputError(f"{folder}: no dataset.json; render the clips first")
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        self.frames: int = info["frames"]  # driven frames, beside the reference
-        self.width, self.height = info["size"]
-        self.clips = np.load(folder / "frames.npy", mmap_mode="r")  # [N, F + 1, H, W, 3] uint8
-        self.pose_images = np.load(folder / "pose_images.npy", mmap_mode="r")  # [N, F + 1, H, W, 3] uint8
-        self.face_boxes = np.load(folder / "face_boxes.npy", mmap_mode="r")  # [N, F + 1, 4] px, NaN without a face
-        self._done = np.load(folder / "done.npy", mmap_mode="r")  # [N] bool
+        self.folder = folder
+        stored = open_clips(folder)
+        self.clips = stored.frames  # [N, F + 1, H, W, 3] uint8
+        self.pose_images = stored.pose_images  # [N, F + 1, H, W, 3] uint8
+        self.face_boxes = stored.face_boxes  # [N, F + 1, 4] px, NaN without a face
+        self.frames = self.clips.shape[1] - 1  # driven ones, beside the reference
+        self.height, self.width = self.clips.shape[2:4]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     @property
-    def ready(self) -> np.ndarray:
-        """Indices of the clips that are written."""
-        return np.flatnonzero(self._done)
-
-    def wait(self, clips: int | None = None) -> None:
-        """Return when this many clips (all by default) are written."""
-        while len(self.ready) < (len(self) if clips is None else min(clips, len(self))):
-            time.sleep(0.2)
+    def ready(self) -> int:
+        """How many clips are written; they are the first ones."""
+        return rendered(self.folder)
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Random clips among those that are written."""
-        return rng.choice(self.ready, count)
+        return rng.integers(self.ready, size=count)
 
 
 def prefetch(draw: Callable[[], tuple], *, device: torch.device, depth: int = 4) -> Iterator[tuple]:

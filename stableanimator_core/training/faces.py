@@ -39,7 +39,7 @@ def train_embedder(
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=5e-4)
     average = MovingAverage(embedder, 0.995)
     crops = crops.to(device)
-    progress = Progress(name, budget)
+    progress = Progress(name, budget, every=500)
     for _ in progress:
         who = torch.randint(people, (batch,), generator=generator, device=device)
         view = torch.randint(views, (batch,), generator=generator, device=device)
@@ -48,9 +48,9 @@ def train_embedder(
             embedding = embedder(faces)
         loss = head(embedding, who)
         optimizer_step(loss, optimizer, parameters, progress.learning_rate(rate))
-        average.update(embedder)
+        average.update()
         progress.report(loss=loss)
-    average.copy_to(embedder)
+    average.swap()
     embedder.eval().requires_grad_(False)
 
 

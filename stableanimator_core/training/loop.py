@@ -63,23 +63,28 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, decay: float = 0.999):
         self.decay = decay
-        self.weights = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+        self._live = module.state_dict()  # shares the module's storage
+        self._average = {key: tensor.clone() for key, tensor in self._live.items()}
+        self._floats = [key for key, tensor in self._live.items() if tensor.is_floating_point()]
         self._updates = 0
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the module's present weights; integers and counters are copied."""
+    def update(self) -> None:
+        """Move towards the module's present weights; counters are copied."""
         self._updates += 1
         keep = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        state = module.state_dict()
-        floats = [k for k, v in state.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.weights[k] for k in floats], [state[k].float() for k in floats], 1 - keep)
-        for key in state.keys() - set(floats):
-            self.weights[key].copy_(state[key])
+        average, live = self._average, self._live
+        torch._foreach_lerp_([average[k] for k in self._floats], [live[k] for k in self._floats], 1 - keep)
+        for key in live.keys() - set(self._floats):
+            average[key].copy_(live[key])
 
-    def copy_to(self, module: nn.Module) -> None:
-        """Give the averaged weights to a module."""
-        module.load_state_dict({k: v.to(p.dtype) for (k, v), p in zip(self.weights.items(), module.state_dict().values())})
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the module's weights and their average; twice restores both."""
+        for key, tensor in self._live.items():
+            live = tensor.clone()
+            tensor.copy_(self._average[key])
+            self._average[key].copy_(live)
 
 
 def optimizer_step(
