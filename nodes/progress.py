@@ -28,7 +28,7 @@ def show_text(node_id: str, text: str) -> None:
 
 
 def sampling_hooks(node_id: str, preview: LatentFormat, device: torch.device, steps: int, hjb: HJBConfig) -> Hooks:
-    """Progress in UNet steps and HJB iterations, a preview after every step, the face's likeness as text, cancel."""
+    """Progress in steps and HJB iterations, cancel, a preview after every step or else the face's likeness as text."""
     refined = range(hjb.first_step, min(hjb.last_step + 1, steps)) if hjb.iterations else range(0)
     bar = ProgressBar(steps + hjb.iterations * len(refined), node_id=node_id)
     previewer = latent_preview.get_previewer(device, preview)
@@ -39,8 +39,9 @@ def sampling_hooks(node_id: str, preview: LatentFormat, device: torch.device, st
     def on_iteration(step: int, iteration: int, csim: Tensor) -> None:
         throw_exception_if_processing_interrupted()
         bar.update_absolute(done(step) + iteration + 1)
-        likeness = csim[csim.isfinite()].mean().item()
-        show_text(node_id, f"step {step + 1} of {steps}: face optimised to a similarity of {likeness:.2f}")
+        if previewer is None:  # the page writes text over the preview
+            likeness = csim[csim.isfinite()].mean().item()
+            show_text(node_id, f"step {step + 1} of {steps}: face optimised to a similarity of {likeness:.2f}")
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()

@@ -65,8 +65,11 @@ class ComfyServer:
         raise RuntimeError(f"ComfyUI did not start; the end of its log:\n{self.log.read_text()[-4000:]}")
 
     def get(self, path: str) -> Any:
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=30) as answer:
-            return json.load(answer)
+            return answer.read().decode()
 
     def post(self, path: str, data: dict) -> tuple[int, Any]:
         """Status and decoded body, for refusals too."""

@@ -7,14 +7,16 @@ import shutil
 import socket
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from comfy_client import ComfyServer
 from material import picture
-from tiny_model import write_tiny_model
 
 from stableanimator_core.video import write_image
+from stableanimator_core.weights import build_models, read_config, save_models
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK = "StableAnimator"
@@ -52,19 +54,31 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ComfyUI reads and writes: nothing of the developer's own installation."""
+def base_directory(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """What ComfyUI reads and writes: nothing of the developer's own installation.
+
+    It holds the models "tiny" and "wide" (its faces have more numbers), and "elsewhere" in an extra model path.
+    """
     base = tmp_path_factory.mktemp("comfyui")
     for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
         (base / name).mkdir()
     (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
     (base / "custom_nodes" / "probe").symlink_to(Path(__file__).parent / "probe", target_is_directory=True)
-    tiny = write_tiny_model(base / "models" / "stableanimator" / "tiny")
-    write_tiny_model(base / "models" / "stableanimator" / "wide", face_width=48)
-    shutil.copytree(tiny, base / "other_disk" / "models" / "elsewhere")
+    shutil.copytree(tiny_model, base / "models" / "stableanimator" / "tiny")
+    shutil.copytree(tiny_model, base / "other_disk" / "models" / "elsewhere")
+    write_wide_model(tiny_model, base / "models" / "stableanimator" / "wide")
     (base / "extra_model_paths.yaml").write_text(f"other:\n  base_path: {base}/other_disk\n  stableanimator: models\n")
     write_image(base / "input" / "person.png", picture())
     return base
+
+
+def write_wide_model(like: Path, folder: Path) -> None:
+    """A model like another one whose face network gives twice as many numbers."""
+    config = read_config(like)
+    parts = deepcopy(config.parts)
+    for part, key in (("face_embedder", "embedding_dim"), ("face_encoder", "id_embeddings_dim")):
+        parts[part][key] *= 2
+    save_models(build_models(replace(config, name=folder.name, parts=parts)), folder)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from comfy_client import graph_to_prompt
 from material import prompt, standing
-from tiny_model import SIZE
+from safetensors.torch import load_file
 
+from stableanimator_core.pipeline import to_uint8
 from stableanimator_core.video import read_image, read_video
-from stableanimator_core.weights import BUILT_IN, read_config
+from stableanimator_core.weights import BUILT_IN, load_models, read_config
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SHIPPED = sorted(WORKFLOWS.glob("*.json"))
+SIZE = 64  # px, of the tiny model
 
 
 def test_run_yields_one_picture_per_frame_at_the_models_size(server):
@@ -81,16 +84,18 @@ def test_drawn_poses_may_be_handed_to_sample(server):
     assert abs(pair[0] - pair[1]).max() == 0, "the pictures are those that Sample draws itself"
 
 
-def test_core_vae_scale(server):
-    """The LATENT leaves without the model's scaling factor, as core's VAE nodes expect it."""
+def test_latent_is_scaled_as_core_vae_nodes_expect_it(server, tiny_model):
     nodes = prompt(frames=2, steps=1)
     nodes["save_latent"] = {"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "l"}}
     run = server.run(nodes)
     assert run.succeeded, run.error
-    from safetensors.torch import load_file
-
     (path,) = (server.base / "output").glob("l_*.latent")
-    assert load_file(path)["latent_tensor"].shape == (2, 4, SIZE // 8, SIZE // 8)
+    samples = load_file(path)["latent_tensor"]
+    assert samples.shape == (2, 4, SIZE // 8, SIZE // 8)
+    with torch.no_grad():
+        decoded = load_models(tiny_model).vae.decode(samples, num_frames=2).sample  # as it is, nothing multiplied
+    pictures = np.stack([read_image(path) for path in server.saved(run)])
+    assert abs(to_uint8(decoded).astype(int) - pictures).max() <= 1
 
 
 @pytest.mark.parametrize("where", ["step", "iteration"])

@@ -67,11 +67,19 @@ def test_everything_is_explained(info, node):
 
 
 @pytest.mark.parametrize("node", WIDGETS)
-def test_help_page_names_every_input(server, info, node):
-    page = (REPOSITORY / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+def test_help_page_is_served_and_names_every_input(server, info, node):
+    page = server.text(f"/extensions/StableAnimator/docs/{node}.md")
     unnamed = [name for name in inputs_of(info[node]) if f"`{name}`" not in page and f"**{name}**" not in page]
     assert not unnamed
-    assert not list((REPOSITORY / "web").rglob("*.js")), "scripts below web/ load by themselves: test them here too"
+
+
+def test_no_script_is_loaded_into_the_page(server):
+    assert not [path for path in server.get("/extensions") if "StableAnimator" in path]
+
+
+def test_workflows_are_offered_as_templates(server):
+    names = server.get("/workflow_templates")["StableAnimator"]
+    assert sorted(names) == sorted(path.stem for path in (REPOSITORY / "workflows").glob("*.json")) != []
 
 
 def test_own_model_folders_are_listed(info):

@@ -1,0 +1,50 @@
+"""Moving networks on and off a device as ComfyUI does, under inference mode."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Runs inside ComfyUI's folder. Real moves need a GPU; here a move is a copy of every tensor, which is what counts:
+# a tensor made under inference mode cannot be differentiated through.
+SCRIPT = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+import utils.install_util  # before anything else that is called utils, as main.py does
+from comfy.cli_args import args
+args.cpu = True
+import torch
+
+pack, folder = sys.argv[1:]
+spec = spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from comfy import model_management
+from pack.nodes.patchers import AnimatorModel
+from pack.stableanimator_core.weights import load_models
+
+with torch.inference_mode():
+    model = AnimatorModel.of(load_models(folder))
+    for patcher in model.patchers.values():
+        networks = patcher.model
+        networks.to = lambda device, networks=networks: networks._apply(torch.clone)
+    models = model.load(*model.patchers)
+    assert len(model_management.loaded_models()) == len(model.patchers)
+    patcher = model.patchers["vae"]
+    assert patcher.partially_unload(torch.device("cpu"), 1) == 0, "networks are moved whole"
+    assert patcher.loaded_size() == patcher.model_size()
+    assert not any(weight.is_inference() for part in models.parts().values() for weight in part.parameters())
+    model_management.unload_all_models()
+    assert not model_management.loaded_models() and patcher.loaded_size() == 0
+    assert not any(weight.is_inference() for part in models.parts().values() for weight in part.parameters())
+print("moved")
+"""
+
+
+def test_moved_weights_can_be_differentiated_through(comfyui, tiny_model):
+    command = [sys.executable, "-c", SCRIPT, str(REPOSITORY), str(tiny_model)]
+    result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "moved" in result.stdout, result.stderr[-3000:]
