@@ -10,6 +10,7 @@ from ..stableanimator_core.pipeline import find_face
 from .convert import image_to_pixels, to_poses
 from .errors import one_line_errors
 from .patchers import AnimatorModel
+from .progress import show_text
 from .wire import CATEGORY, Face, Model, PoseKeypoint
 
 
@@ -37,6 +38,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
             outputs=[
                 Face.Output("face", display_name="face", tooltip="For Sample; leave it unconnected to do without.")
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -48,4 +50,5 @@ class StableAnimatorEncodeFace(io.ComfyNode):
             raise FaceError("reference_pose is not connected, so the face cannot be found; connect the picture's pose")
         pose = to_poses(reference_pose, "reference_pose")
         face = find_face(model.load("face"), image_to_pixels(reference[:1])[0], pose)
+        show_text(cls.hidden.unique_id, f"face found, {face.box[2] - face.box[0]:.0f} px wide in the picture")
         return io.NodeOutput(face._replace(embedding=face.embedding.cpu()))

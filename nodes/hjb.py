@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..stableanimator_core.hjb import HJBConfig
-from .errors import one_line_errors
 from .wire import CATEGORY, HJB
+
+OWN = -1  # of a number: the model's own value
 
 
 class StableAnimatorHJBOptions(io.ComfyNode):
@@ -19,28 +19,29 @@ class StableAnimatorHJBOptions(io.ComfyNode):
             display_name="StableAnimator++ HJB Options",
             category=CATEGORY,
             description="Face optimisation while sampling: pulls every frame's face towards the reference face. "
-            "Not connected to Sample, the model's own settings apply; switch 'enabled' off to do without.",
+            "Change what you want to change: -1 stands for the model's own value, as when Sample's hjb is unconnected.",
             inputs=[
                 io.Boolean.Input(
                     "enabled", default=True, tooltip="Off: no optimisation. Faster, needs less memory, less alike."
                 ),
                 io.Int.Input(
-                    "iterations", default=10, min=0, max=100,
-                    tooltip="Adam iterations in every step that is optimised; each one decodes the faces. 0 = off.",
+                    "iterations", default=OWN, min=OWN, max=100,
+                    tooltip="Adam iterations in every step that is optimised; each one decodes the faces. "
+                    "0 = off, -1 = the model's own number.",
                 ),
                 io.Int.Input(
-                    "first_step", default=0, min=0, max=999,
-                    tooltip="First sampling step that is optimised, counted from 0.",
+                    "first_step", default=OWN, min=OWN, max=199,
+                    tooltip="First sampling step that is optimised, counted from 0. -1 = the model's own.",
                 ),
                 io.Int.Input(
-                    "last_step", default=9, min=0, max=999,
-                    tooltip="Last sampling step that is optimised (included). Later steps change fine detail, "
-                    "early ones are mostly washed out again. Must not be before first_step.",
+                    "last_step", default=OWN, min=OWN, max=199,
+                    tooltip="Last sampling step that is optimised (included). Early steps are mostly washed out again, "
+                    "late ones change fine detail. -1 = the model's own.",
                 ),
                 io.Float.Input(
-                    "learning_rate", default=0.1, min=0.001, max=1.0, step=0.005, round=0.001,
-                    tooltip="How far one iteration may move a latent; falls linearly over the steps. "
-                    "Lower it when faces look over-sharpened.",
+                    "learning_rate", default=OWN, min=OWN, max=1.0, step=0.005, round=0.001,
+                    tooltip="How far one iteration may move a latent, 0.1 is usual; it falls over the steps. "
+                    "Lower it when faces look over-sharpened. -1 = the model's own.",
                 ),
                 io.Combo.Input(
                     "decode", options=["face", "full"], default="face",
@@ -62,22 +63,19 @@ class StableAnimatorHJBOptions(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, first_step: int | None, last_step: int | None) -> bool | str:
-        if None not in (first_step, last_step) and last_step < first_step:
+        given = None not in (first_step, last_step) and OWN not in (first_step, last_step)
+        if given and last_step < first_step:
             return f"hjb-steps {first_step}:{last_step} run backwards; last_step must be {first_step} or more"
         return True
 
     @classmethod
-    @one_line_errors
     def execute(cls, enabled: bool, iterations: int, first_step: int, last_step: int, learning_rate: float,
                 decode: str, scope: str, chunk: int) -> io.NodeOutput:  # fmt: skip
-        return io.NodeOutput(
-            HJBConfig(
-                iterations=iterations if enabled else 0,
-                first_step=first_step,
-                last_step=last_step,
-                lr=learning_rate,
-                decode=decode,
-                scope=scope,
-                chunk=chunk,
-            )
-        )
+        numbers = {
+            "iterations": iterations if enabled else 0,
+            "first_step": first_step,
+            "last_step": last_step,
+            "lr": learning_rate,
+        }
+        given = {name: value for name, value in numbers.items() if value != OWN}
+        return io.NodeOutput(given | {"decode": decode, "scope": scope, "chunk": chunk})

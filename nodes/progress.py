@@ -27,14 +27,20 @@ def show_text(node_id: str, text: str) -> None:
         server.send_progress_text(text, node_id, server.client_id)
 
 
-def sampling_hooks(node_id: str, preview: LatentFormat, device: torch.device, steps: int, hjb: HJBConfig) -> Hooks:
-    """Progress in steps and HJB iterations, cancel, a preview after every step or else the face's likeness as text."""
-    refined = range(hjb.first_step, min(hjb.last_step + 1, steps)) if hjb.iterations else range(0)
-    bar = ProgressBar(steps + hjb.iterations * len(refined), node_id=node_id)
+def sampling_hooks(
+    node_id: str, preview: LatentFormat, device: torch.device, steps: int, hjb: HJBConfig | None
+) -> Hooks:  # fmt: skip
+    """Progress in steps and HJB iterations, cancel, a preview after every step or else the face's likeness as text.
+
+    hjb: None where there is no face to optimise.
+    """
+    iterations = hjb.iterations if hjb else 0
+    refined = range(hjb.first_step, min(hjb.last_step + 1, steps)) if iterations else range(0)
+    bar = ProgressBar(steps + iterations * len(refined), node_id=node_id)
     previewer = latent_preview.get_previewer(device, preview)
 
     def done(steps_done: int) -> int:
-        return steps_done + hjb.iterations * sum(step < steps_done for step in refined)
+        return steps_done + iterations * sum(step < steps_done for step in refined)
 
     def on_iteration(step: int, iteration: int, csim: Tensor) -> None:
         throw_exception_if_processing_interrupted()

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.hjb import HJBConfig
 from ..stableanimator_core.pipeline import SamplingConfig, model_hjb, sample
 from ..stableanimator_core.vae import decode_latents
-from ..stableanimator_core.weights import Models
+from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
 from .errors import one_line_errors
 from .patchers import AnimatorModel
-from .progress import decoding_progress, preview_format, sampling_hooks
+from .progress import decoding_progress, preview_format, sampling_hooks, show_text
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
 
@@ -93,22 +92,21 @@ class StableAnimatorSample(io.ComfyNode):
     def execute(
         cls, model: AnimatorModel, reference: Tensor, poses: list[dict], seed: int, steps: int, guidance_first: float,
         guidance_last: float, width: int, height: int, context_frames: int, context_overlap: int,
-        face: ReferenceFace | None = None, hjb: HJBConfig | None = None, pose_images: Tensor | None = None,
+        face: ReferenceFace | None = None, hjb: dict | None = None, pose_images: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        config = model.models.config
-        settings = SamplingConfig.for_model(
-            config, seed=seed, steps=or_default(steps), width=or_default(width), height=or_default(height),
-            guidance=(guidance_first or config.guidance[0], guidance_last or config.guidance[1]),
-            context_window=or_default(context_frames), context_overlap=context_overlap if context_frames else None,
-        )  # fmt: skip
-        hjb = hjb or model_hjb(config, settings.steps)
-        _check_face(face, model.models)
+        config, node = model.models.config, cls.hidden.unique_id
+        settings = _settings(
+            config, seed, steps, (guidance_first, guidance_last), (width, height), (context_frames, context_overlap)
+        )
+        _note_size(node, settings, config)
+        options = model_hjb(config, settings.steps, **(hjb or {}))
         picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
+        _check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
         preview = preview_format(models, picture, settings.width, settings.height)
-        hooks = sampling_hooks(cls.hidden.unique_id, preview, models.device, settings.steps, hjb)
-        latents, *_ = sample(models, picture, motion, face, settings, hjb, pose_images=drawn, hooks=hooks)
+        hooks = sampling_hooks(node, preview, models.device, settings.steps, options if face else None)
+        latents, *_ = sample(models, picture, motion, face, settings, options, pose_images=drawn, hooks=hooks)
         return io.NodeOutput(latents_to_samples(latents, models.vae.config.scaling_factor))
 
 
@@ -141,6 +139,32 @@ class StableAnimatorDecode(io.ComfyNode):
         latents = samples_to_latents(samples, vae.config.scaling_factor)
         on_chunk = decoding_progress(len(latents), cls.hidden.unique_id)
         return io.NodeOutput(frames_to_image(decode_latents(vae, latents, chunk=chunk, on_chunk=on_chunk)))
+
+
+def _settings(
+    config: ModelConfig, seed: int, steps: int, guidance: tuple[float, float], size: tuple[int, int],
+    context: tuple[int, int],
+) -> SamplingConfig:  # fmt: skip
+    """The widgets as the core wants them: 0 is the model's own value, an overlap counts with its window."""
+    window, overlap = context
+    return SamplingConfig.for_model(
+        config,
+        seed=seed,
+        steps=or_default(steps),
+        guidance=tuple(given or own for given, own in zip(guidance, config.guidance)),
+        width=or_default(size[0]),
+        height=or_default(size[1]),
+        context_window=or_default(window),
+        context_overlap=overlap if window else None,
+    )
+
+
+def _note_size(node_id: str, settings: SamplingConfig, config: ModelConfig) -> None:
+    """Say on the node that the model was trained at another size."""
+    size, trained = (settings.width, settings.height), (config.width, config.height)
+    if size != trained:
+        text = "{0} was trained at {1[0]}x{1[1]}; at {2[0]}x{2[1]} expect less"
+        show_text(node_id, text.format(config.name, trained, size))
 
 
 def _check_face(face: ReferenceFace | None, models: Models) -> None:

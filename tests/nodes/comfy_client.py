@@ -18,6 +18,7 @@ import psutil
 import websocket
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+PREVIEWS, TEXT = (1, 4), 3  # binary websocket messages
 PAGE_ONLY = {"Note", "MarkdownNote"}  # node types that exist in the page alone
 
 
@@ -28,6 +29,7 @@ class Run:
     prompt_id: str
     events: list[tuple[str, dict]] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # written on nodes
     outputs: dict[str, dict] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[dict]:
@@ -97,7 +99,11 @@ class ComfyServer:
             run = Run(body["prompt_id"])
             for message in self._messages(socket, seconds):
                 if isinstance(message, bytes):
-                    if message[:4] in (b"\0\0\0\1", b"\0\0\0\4"):
+                    kind = int.from_bytes(message[:4], "big")
+                    if kind == TEXT:
+                        name_length = int.from_bytes(message[4:8], "big")
+                        run.texts.append(message[8 + name_length :].decode())
+                    elif kind in PREVIEWS:
                         run.previews.append(message)
                     continue
                 kind, data = message["type"], message["data"]

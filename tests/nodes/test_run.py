@@ -34,6 +34,7 @@ def test_size_and_length_follow_the_widgets(server):
     run = server.run(prompt(frames=11, steps=1, width=96, height=128, context_frames=6, context_overlap=2))
     assert run.succeeded, run.error
     assert [read_image(path).shape for path in server.saved(run)] == [(128, 96, 3)] * 11
+    assert any("trained at 64x64; at 96x128 expect less" in text for text in run.texts)
 
 
 def test_same_seed_same_video_other_seed_another(server):
@@ -54,6 +55,8 @@ def test_progress_and_previews_arrive(server):
     assert len(run.previews) == 4
     decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
     assert decoding[-1] == 3
+    assert any("px from the reference's on average" in text for text in run.texts), "Align Poses says how it went"
+    assert any(text.startswith("face found") for text in run.texts)
 
 
 def test_face_optimisation_reaches_the_face_and_its_switches_work(server):
@@ -65,10 +68,18 @@ def test_face_optimisation_reaches_the_face_and_its_switches_work(server):
     assert abs(first[0] - first[2]).max() > 0
 
 
+def test_minus_one_is_the_models_own_setting(server):
+    own = {"iterations": -1, "first_step": -1, "last_step": -1, "learning_rate": -1}
+    runs = [server.run(prompt(frames=2, seed=6)), server.run(prompt(frames=2, seed=6, hjb=own))]
+    first = [read_image(server.saved(run)[0]).astype(int) for run in runs]
+    assert abs(first[0] - first[1]).max() == 0
+
+
 def test_identity_path_is_off_without_a_face(server):
-    run = server.run(prompt(frames=2, steps=1, face=None))
+    run = server.run(prompt(frames=2, steps=2, face=None))
     assert run.succeeded, run.error
     assert len(server.saved(run)) == 2
+    assert {data["max"] for data in run.of("progress") if data["node"] == "sample"} == {2}, "no HJB rounds to wait for"
 
 
 def test_drawn_poses_may_be_handed_to_sample(server):
