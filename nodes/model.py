@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from comfy import model_management
 from comfy_api.latest import io
 
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.weights import load_models
+from ..stableanimator_core.weights import find_model, load_models
 from .errors import one_line_errors
 from .folders import list_models
 from .patchers import AnimatorModel
 from .wire import CATEGORY, Model
 
 DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+SMALL = 512 << 20  # bytes of weights: below, half precision saves nothing that counts
 
 
 class StableAnimatorLoadModel(io.ComfyNode):
@@ -39,8 +42,8 @@ class StableAnimatorLoadModel(io.ComfyNode):
                     "dtype",
                     options=list(DTYPES),
                     default="auto",
-                    tooltip="Precision of the weights. auto: what ComfyUI would choose for this card "
-                    "(fp32 on a CPU). fp32 takes twice the memory of fp16.",
+                    tooltip="Precision of the weights. auto: fp32 for small models and on a CPU, "
+                    "else what ComfyUI would choose for this card. fp32 takes twice the memory of fp16.",
                 ),
             ],
             outputs=[Model.Output("model_out", display_name="model", tooltip="For EncodeFace, Sample and Decode.")],
@@ -53,5 +56,11 @@ class StableAnimatorLoadModel(io.ComfyNode):
         if model not in found or dtype not in DTYPES:
             known = ", ".join(found if model not in found else DTYPES)
             raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
-        models = load_models(found[model], dtype=DTYPES[dtype] or model_management.unet_dtype())
-        return io.NodeOutput(AnimatorModel.of(models))
+        folder = find_model(found[model])
+        return io.NodeOutput(AnimatorModel.of(load_models(folder, dtype=DTYPES[dtype] or _auto_dtype(folder))))
+
+
+def _auto_dtype(folder: Path) -> torch.dtype:
+    """fp32 for a small model, else ComfyUI's choice for this device."""
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    return torch.float32 if size < SMALL else model_management.unet_dtype()
