@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
-import websocket
+if TYPE_CHECKING:
+    from websocket import WebSocket
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 PREVIEWS, TEXT = (1, 4), 3  # binary websocket messages
@@ -119,7 +119,9 @@ class ComfyServer:
         return run
 
     @contextmanager
-    def _socket(self, seconds: float) -> Iterator[tuple[websocket.WebSocket, str]]:
+    def _socket(self, seconds: float) -> Iterator[tuple[WebSocket, str]]:
+        import websocket  # only installed where ComfyUI is
+
         client = uuid.uuid4().hex
         socket = websocket.create_connection(f"ws://{self.address}/ws?clientId={client}", timeout=seconds)
         try:
@@ -128,7 +130,7 @@ class ComfyServer:
             socket.close()
 
     @staticmethod
-    def _messages(socket: websocket.WebSocket, seconds: float) -> Iterator[dict | bytes]:
+    def _messages(socket: WebSocket, seconds: float) -> Iterator[dict | bytes]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             received = socket.recv()
@@ -144,6 +146,8 @@ class ComfyServer:
         time.sleep(1.5)
 
     def resident_mib(self) -> float:
+        import psutil  # comes with ComfyUI
+
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
     def saved(self, run: Run) -> list[Path]:
