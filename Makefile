@@ -66,7 +66,7 @@ comfyui: $(VENV)/.installed-comfyui
 	@ln -sfn "$(CURDIR)" $(VENV)/comfyui/custom_nodes/stableanimator-pp
 	@printf 'stableanimator:\n  base_path: %s\n  custom_nodes: custom_nodes\n' "$(abspath $(VENV))/comfyui" > $(VENV)/comfyui/paths.yaml
 	@if ls -d "$(COMFYUI_PATH)"/custom_nodes/*/stableanimator_core >/dev/null 2>&1; then rm $(VENV)/comfyui/custom_nodes/stableanimator-pp; fi
-	@echo "When ComfyUI is up: open http://127.0.0.1:8188, then Workflow > Browse Templates > stableanimator-pp."
+	@echo "When ComfyUI is up: open http://127.0.0.1:8188, then Workflow > Browse Templates > stableanimator-pp > built-in quick start."
 	$(PY) "$(COMFYUI_PATH)/main.py" --extra-model-paths-config $(VENV)/comfyui/paths.yaml \
 		$$($(PY) -c 'import torch; print("" if torch.cuda.is_available() or torch.backends.mps.is_available() else "--cpu")') $(COMFYUI_ARGS)
 
