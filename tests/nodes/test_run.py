@@ -70,6 +70,15 @@ def test_face_optimisation_reaches_the_face_and_its_switches_work(server):
     assert abs(first[0] - first[2]).max() > 0
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_runs_with_face_optimisation(server, dtype):
+    nodes = prompt(frames=2, seed=9)
+    nodes["load"]["inputs"]["dtype"] = dtype
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert np.ptp(read_image(server.saved(run)[0])) > 0
+
+
 def test_minus_one_is_the_models_own_setting(server):
     own = {"iterations": -1, "first_step": -1, "last_step": -1, "learning_rate": -1}
     runs = [server.run(prompt(frames=2, seed=6)), server.run(prompt(frames=2, seed=6, hjb=own))]
