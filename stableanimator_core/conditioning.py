@@ -77,9 +77,9 @@ def clip_picture(encoder: CLIPVisionModelWithProjection, picture: Tensor) -> Ten
 
 def image_token(encoder: CLIPVisionModelWithProjection, squeezed: Tensor) -> Tensor:
     """The image embedding as one token. squeezed: [B, 3, S, S] of clip_picture -> [B, 1, D]."""
-    mean = squeezed.new_tensor(OPENAI_CLIP_MEAN)[:, None, None]
-    std = squeezed.new_tensor(OPENAI_CLIP_STD)[:, None, None]
-    return encoder(((squeezed + 1) / 2 - mean) / std).image_embeds[:, None]
+    channels = ((squeezed + 1) / 2).unbind(1)
+    normed = [(c - mean) / std for c, mean, std in zip(channels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)]
+    return encoder(torch.stack(normed, dim=1)).image_embeds[:, None]
 
 
 def time_ids(config: ModelConfig) -> Tensor:

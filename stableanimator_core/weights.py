@@ -74,10 +74,10 @@ class Models:
         """Every network by name."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
-    def to(self, *args, **kwargs) -> Models:
-        """Move or cast every network in place (as nn.Module.to) and return self."""
+    def to(self, device: str | torch.device) -> Models:
+        """Move every network in place and return self."""
         for module in self.parts().values():
-            module.to(*args, **kwargs)
+            module.to(device)
         return self
 
     @property
@@ -118,9 +118,18 @@ def load_models(model: str | Path, *, device: str | torch.device = "cpu", dtype:
         with init_empty_weights():
             models = build_models(config)
         for part, module in models.parts().items():
-            _fill(module, read_part(folder, part), folder / part)
+            _fill(module, read_part(folder, part), folder / part, dtype or torch.float32)
             module.requires_grad_(False).eval()
-        return models.to(device=device, dtype=dtype or torch.float32)
+        return models.to(device)
+
+
+def fill_models(models: Models, folder: Path) -> None:
+    """Load the parts that a folder has into float32 networks, for training to go on. Raises WeightsError."""
+    config = read_config(folder)
+    for part, module in models.parts().items():
+        if list(folder.glob(f"{part}*.safetensors")):
+            _fill(module, read_part(folder, part), folder / part, torch.float32)
+    models.vae.register_to_config(scaling_factor=config.parts["vae"]["scaling_factor"])
 
 
 def find_model(model: str | Path) -> Path:
@@ -176,7 +185,9 @@ def save_models(models: Models, folder: Path, *, dtype: torch.dtype = torch.floa
     folder.mkdir(parents=True, exist_ok=True)
     for part, module in models.parts().items():
         save_part(module, folder, part, dtype=dtype)
-    text = json.dumps({"format": FORMAT, **asdict(models.config)}, indent=1)
+    config = asdict(models.config)
+    config["parts"]["vae"]["scaling_factor"] = models.vae.config.scaling_factor  # measured in training
+    text = json.dumps({"format": FORMAT, **config}, indent=1)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -198,14 +209,15 @@ def save_part(module: nn.Module, folder: Path, part: str, *, dtype: torch.dtype 
         save_file(shard, folder / f"{name}.safetensors")
 
 
-def _fill(module: nn.Module, state: dict[str, torch.Tensor], where: Path) -> None:
-    """Load a state dict strictly; say which keys or shapes are another model's."""
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], where: Path, dtype: torch.dtype) -> None:
+    """Load a state dict strictly, in this dtype; say which keys or shapes are another model's."""
     own = module.state_dict()
     wrong = [k for k in own if k not in state] + [k for k in state if k not in own]
     wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
     if wrong:
         raise WeightsError(
-            f"{where}: {len(wrong)} of {len(own)} tensors are missing, unknown or of another shape (first: {wrong[0]}); "
-            "these weights belong to another model"
+            f"{where}: {len(wrong)} of {len(own)} tensors are missing, unknown or of another shape "
+            f"(first: {wrong[0]}); these weights belong to another model"
         )
+    state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     module.load_state_dict(state, assign=True)  # the parameters are still without storage

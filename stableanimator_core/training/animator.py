@@ -1,4 +1,4 @@
-"""Train PoseNet, image encoder, Face Encoder and UNet together: EDM v-prediction with the face-weighted loss (1 + M)."""
+"""Train PoseNet, image encoder, Face Encoder and UNet together: EDM v-prediction, loss weighted by 1 + face mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..conditioning import clip_picture, image_token, time_ids
@@ -17,7 +16,8 @@ from ..vae import encode_image
 from ..weights import Models
 from .autoencoder import CELL, face_mask
 from .data import ClipStore, prefetch
-from .loop import Budget, MovingAverage, Progress, optimizer_step
+from .graphs import Graphed
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class AnimatorRecipe:
     rate: float = 5e-4
     sigma_mean: float = 0.5  # of ln σ
     sigma_std: float = 1.6
+    average: float = 0.9995  # memory of the moving average
     drop_all: float = 0.1  # the unconditional half of guidance: no context, no image latents, no pose
     drop_face: float = 0.1  # the identity path off
     seed: int = 0
@@ -58,31 +59,6 @@ class Animator(nn.Module):
         return self.unet(torch.cat([noisy, still], dim=2), timestep, context, micro, pose, id_scale)
 
 
-class _Graphs:
-    """The network's forward and backward as CUDA graphs, one for each shape: a small network is bound by its launches."""
-
-    def __init__(self, network: Animator):
-        self.network = network
-        self._graphs: dict[torch.Size, nn.Module] = {}
-
-    def __call__(self, *batch: Tensor) -> Tensor:
-        shape = batch[0].shape
-        if shape not in self._graphs:
-            self._graphs[shape] = torch.cuda.make_graphed_callables(_Fixed(self.network), batch, allow_unused_input=True)
-        return self._graphs[shape](*batch)
-
-
-class _Fixed(nn.Module):
-    """A module of its own around the shared network, since a graph takes over its module's forward."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        return self.network(*batch)
-
-
 @dataclass
 class EncodedClips:
     """What the animator sees of the clips, made once."""
@@ -96,18 +72,19 @@ class EncodedClips:
 
 @torch.no_grad()
 def encode_clips(models: Models, store: ClipStore, *, device: torch.device, chunk: int = 16) -> EncodedClips:
-    """Run the frozen networks over all clips that are written."""
+    """Run the frozen networks over all clips of this process."""
     config, parts = models.config, []
     generator = torch.Generator(device).manual_seed(1)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    batches = iter(np.array_split(np.arange(len(store)), -(-len(store) // chunk)))
+    batches = np.array_split(store.own, -(-len(store.own) // chunk))
+    remaining = iter(batches)
 
     def draw() -> tuple[Tensor, Tensor]:
-        chosen = next(batches)
+        chosen = next(remaining)
         return torch.from_numpy(store.clips[chosen]), torch.from_numpy(store.face_boxes[chosen, 0])
 
     loader = prefetch(draw, device=device)
-    for _ in range(-(-len(store) // chunk)):
+    for _ in batches:
         frames, boxes = next(loader)
         x = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # [n, F + 1, 3, H, W]
         with autocast:
@@ -126,32 +103,29 @@ def encode_clips(models: Models, store: ClipStore, *, device: torch.device, chun
 
 
 def train_animator(
-    models: Models, store: ClipStore, budget: Budget, recipe: AnimatorRecipe, accelerator: Accelerator,
-    *, on_checkpoint: Callable[[], None] | None = None, checkpoint_minutes: float = 4.0,
+    models: Models, store: ClipStore, budget: Budget, recipe: AnimatorRecipe, *, device: torch.device, process: int = 0,
+    on_checkpoint: Callable[[], None] | None = None, checkpoint_minutes: float = 4.0,
 ) -> None:  # fmt: skip
     """Train in place; the networks end with their averaged weights. on_checkpoint: called now and then with them."""
-    device = accelerator.device
     encoded = encode_clips(models, store, device=device)
     animator = Animator(models).to(device).train().requires_grad_(True)
-    average = MovingAverage(animator, 0.9995)
-    parameters = list(animator.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda")
-    network, optimizer = accelerator.prepare(animator, optimizer)
-    if device.type == "cuda" and accelerator.num_processes == 1:
-        network = _Graphs(animator)
-    rng = np.random.default_rng(recipe.seed + accelerator.process_index)
+    network = Graphed(animator, device)
+    average = MovingAverage(animator, recipe.average)
+    step = OptimizerSteps(torch.optim.AdamW(
+        animator.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"
+    ))  # fmt: skip
+    rng = np.random.default_rng([recipe.seed, process])
     progress = Progress("animator", budget)
     sample = prefetch(lambda: _draw(store, rng, recipe, progress), device=device)
     saved = 0.0
     for _ in progress:
         clips, start, pose_images, boxes = next(sample)
         batch, target = _noisy_batch(encoded, clips, start, pose_images, models, recipe)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            v = network(*batch)
+        v = network(*batch)
         height, width = v.shape[-2:]
         weight = 1 + face_mask(boxes.flatten(0, 1) / CELL, (height, width)).unflatten(0, v.shape[:2])
         loss = ((v.float() - target) ** 2 * weight).mean()
-        optimizer_step(loss, optimizer, parameters, progress.learning_rate(recipe.rate))
+        step(loss, progress.learning_rate(recipe.rate))
         average.update()
         progress.report(loss=loss)
         if on_checkpoint and budget.minutes and progress.done * budget.minutes - saved > checkpoint_minutes:
@@ -164,15 +138,15 @@ def train_animator(
 
 
 def _draw(store: ClipStore, rng: np.random.Generator, recipe: AnimatorRecipe, progress: Progress) -> tuple:
-    """Random clips and a run of frames in each: indices, first frames, pose images, face boxes."""
+    """Runs of frames in random clips of this process: places in `own`, first frames, pose images, face boxes."""
     length = store.frames if progress.done >= recipe.long_after else min(recipe.frames, store.frames)
     count = max(1, recipe.clips * recipe.frames // length)
-    clips = store.draw(rng, count)
+    chosen = rng.integers(len(store.own), size=count)
     start = rng.integers(0, store.frames - length + 1, count)
-    runs = [slice(s + 1, s + 1 + length) for s in start]  # frame 0 is the reference picture
-    poses = np.stack([store.pose_images[c, run] for c, run in zip(clips, runs)])
-    boxes = np.stack([store.face_boxes[c, run] for c, run in zip(clips, runs)])
-    return torch.from_numpy(clips), torch.from_numpy(start), torch.from_numpy(poses), torch.from_numpy(boxes)
+    runs = [(store.own[c], slice(s + 1, s + 1 + length)) for c, s in zip(chosen, start)]  # frame 0 is the reference
+    poses = np.stack([store.pose_images[run] for run in runs])
+    boxes = np.stack([store.face_boxes[run] for run in runs])
+    return torch.from_numpy(chosen), torch.from_numpy(start), torch.from_numpy(poses), torch.from_numpy(boxes)
 
 
 def _noisy_batch(

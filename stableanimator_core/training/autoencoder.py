@@ -1,74 +1,117 @@
-"""Train the small temporal VAE: whole frames and close-ups of faces, clips of 1 to 16 frames."""
+"""Train the small temporal VAE: whole clips, single frames, and close-ups of faces."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..face import crop_faces
 from ..models.iresnet import IResNet
 from .data import ClipStore, prefetch
-from .loop import Budget, MovingAverage, Progress, optimizer_step
+from .graphs import Graphed
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress
 
-CLIP_LENGTHS = (1, 4, 16)
 CELL = 8  # pixels of a latent cell
+FACE_GAIN = 3.0  # extra weight of faces in the pixel loss
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How the VAE is trained."""
+
+    frames: int = 32  # in a batch of whole frames
+    crop: int = 96  # px of a close-up
+    close_ups: float = 0.5  # share of the batches
+    rate: float = 8e-4
+    kl_weight: float = 1e-4
+    feature_weight: float = 0.3
+    latent_noise: float = 0.05  # largest relative noise that the decoder learns to bear
+    seed: int = 0
+
+
+class Reconstruction(nn.Module):
+    """VAE and its loss: L1 + L2 + gradients, faces weighted up, + the embedder's features of the faces, + KL."""
+
+    def __init__(self, vae: AutoencoderKLTemporalDecoder, embedder: IResNet, recipe: AutoencoderRecipe):
+        super().__init__()
+        self.vae, self.embedder, self.recipe = vae, embedder, recipe
+
+    def forward(self, x: Tensor, boxes: Tensor, has_face: Tensor, noise: Tensor, blur: Tensor) -> Tensor:
+        """Loss, and its parts for the log: [loss, l1, feature, kl].
+
+        x: [B, L, 3, H, W] in -1..1, L frames of a clip. boxes: [B * L, 4] px. has_face: [B * L], 1 where the box is a
+        face inside the picture. noise, blur: [B * L, 4, h, w], standard normal and the decoder's noise.
+        """
+        length, x = x.shape[1], x.flatten(0, 1)
+        posterior = self.vae.encode(x).latent_dist
+        z = posterior.mean + posterior.std * noise
+        z = z + z.detach().std() * blur
+        y = self.vae.decode(z, num_frames=length).sample.float()
+        weight = 1 + FACE_GAIN * face_mask(boxes, x.shape[-2:]) * has_face[:, None, None, None]
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        feature = self._features(y, x, boxes, has_face)
+        loss = _pixel_loss(y, x, weight) + self.recipe.kl_weight * kl + self.recipe.feature_weight * feature
+        return torch.stack([loss, (y - x).abs().mean().detach(), feature.detach(), kl.detach()])
+
+    def _features(self, y: Tensor, x: Tensor, boxes: Tensor, has_face: Tensor) -> Tensor:
+        """1 - cosine between the embeddings of the decoded and the true faces."""
+        size = self.embedder.input_size
+        made, true = (self.embedder(_sample_boxes(frames, boxes, size)).float() for frames in (y, x))
+        distance = 1 - F.cosine_similarity(made, true.detach())
+        return (distance * has_face).sum() / has_face.sum().clamp(min=1)
 
 
 def train_autoencoder(
-    vae: AutoencoderKLTemporalDecoder, store: ClipStore, embedder: IResNet, budget: Budget, *, device: torch.device,
-    pixels: int = 96 * 160 * 160, crop: int = 96, rate: float = 5e-4, kl_weight: float = 1e-4,
-    feature_weight: float = 0.3, seed: int = 0,
+    vae: AutoencoderKLTemporalDecoder, store: ClipStore, embedder: IResNet, budget: Budget, recipe: AutoencoderRecipe,
+    *, device: torch.device, process: int = 0,
 ) -> None:  # fmt: skip
-    """Train in place and measure `scaling_factor`. pixels: in one batch, whatever the clip length and crop.
-
-    Loss: L1 + L2 + gradients, faces x 4, + the embedder's features of the faces, + KL.
-    """
-    rng = np.random.default_rng(seed)
-    vae.to(device).train()
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda")
+    """Train in place and measure `scaling_factor`."""
+    rng = np.random.default_rng([recipe.seed, process])
+    vae.to(device).train().requires_grad_(True)
+    step = OptimizerSteps(torch.optim.AdamW(
+        vae.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
+    ))  # fmt: skip
+    network = Graphed(Reconstruction(vae, embedder, recipe), device)
     average = MovingAverage(vae)
     progress = Progress("vae", budget)
-    sample = prefetch(lambda: _draw(store, rng, pixels, crop), device=device)
+    sample = prefetch(lambda: _draw(store, rng, recipe), device=device)
     for _ in progress:
-        frames, boxes, length = next(sample)
-        x = frames.permute(0, 3, 1, 2).float() / 127.5 - 1  # [N, 3, H, W]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            posterior = vae.encode(x).latent_dist
-            z = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            spread = z.detach().std() * 0.08 * torch.rand(len(z), 1, 1, 1, device=device)
-            y = vae.decode(z + spread * torch.randn_like(z), num_frames=length).sample
-        y = y.float()
-        weight = _face_weight(boxes, x)
-        pixel = _pixel_loss(y, x, weight)
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        feature = _feature_loss(embedder, y, x, boxes)
-        loss = pixel + kl_weight * kl + feature_weight * feature
-        optimizer_step(loss, optimizer, parameters, progress.learning_rate(rate))
+        frames, boxes, has_face = next(sample)
+        x = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # [B, L, 3, H, W]
+        shape = (len(boxes), 4, x.shape[-2] // CELL, x.shape[-1] // CELL)
+        noise = torch.randn(shape, device=device)
+        blur = torch.randn(shape, device=device) * recipe.latent_noise * torch.rand(len(boxes), 1, 1, 1, device=device)
+        parts = network(x, boxes, has_face, noise, blur)
+        step(parts[0], progress.learning_rate(recipe.rate))
         average.update()
-        progress.report(pixel=pixel, l1=(y - x).abs().mean(), feature=feature, kl=kl)
+        progress.report(**dict(zip(("loss", "l1", "feature", "kl"), parts.detach().unbind())))
     average.swap()
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1 / float(_latent_spread(vae, store, device)), 5))
 
 
-def _draw(store: ClipStore, rng: np.random.Generator, pixels: int, crop: int) -> tuple[Tensor, Tensor, int]:
-    """A batch of clips, whole or cropped round the face: uint8 [N, H, W, 3], face boxes [N, 4] (NaN: none), length."""
-    length = int(rng.choice([n for n in CLIP_LENGTHS if n <= store.frames]))
-    close_up = rng.random() < 0.6 and crop < min(store.width, store.height)
-    width, height = (crop, crop) if close_up else (store.width, store.height)
-    clips = max(1, pixels // (width * height * length))
+def _draw(store: ClipStore, rng: np.random.Generator, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: uint8 [B, L, H, W, 3], face boxes [B * L, 4] and which of them hold a face inside the picture."""
+    close_up = rng.random() < recipe.close_ups and recipe.crop < min(store.width, store.height)
+    length = 4 if close_up else int(rng.choice([1, store.frames], p=[0.3, 0.7]))
+    width, height = (recipe.crop, recipe.crop) if close_up else (store.width, store.height)
+    share = store.width * store.height / (width * height)
     frames, boxes = [], []
-    for clip in store.draw(rng, clips):
+    for clip in store.draw(rng, max(1, round(recipe.frames * share / length))):
         start = int(rng.integers(store.frames + 2 - length))  # the reference picture may be the first frame
         box = store.face_boxes[clip, start : start + length]
-        x0, y0 = _corner(rng, box, store, crop) if close_up else (0, 0)
+        x0, y0 = _corner(rng, box, store, recipe.crop) if close_up else (0, 0)
         frames.append(store.clips[clip, start : start + length, y0 : y0 + height, x0 : x0 + width])
         boxes.append(box - np.array([x0, y0, x0, y0], dtype=np.float32))
-    return torch.from_numpy(np.concatenate(frames)), torch.from_numpy(np.concatenate(boxes)), length
+    box = np.concatenate(boxes)
+    inside = (box[:, :2] > -2).all(1) & (box[:, 2] < width + 2) & (box[:, 3] < height + 2)  # NaN compares false
+    box = np.where(inside[:, None], box, np.array([0, 0, width, height], dtype=np.float32))
+    return torch.from_numpy(np.stack(frames)), torch.from_numpy(box), torch.from_numpy(inside.astype(np.float32))
 
 
 def _corner(rng: np.random.Generator, box: np.ndarray, store: ClipStore, crop: int) -> tuple[int, int]:
@@ -78,11 +121,6 @@ def _corner(rng: np.random.Generator, box: np.ndarray, store: ClipStore, crop: i
         centre = (box[0, :2] + box[0, 2:]) / 2 + rng.normal(0, 8, 2)
         return tuple(int(v) for v in np.clip(centre - crop / 2, 0, limit))
     return tuple(int(v) for v in rng.integers(limit + 1))
-
-
-def _face_weight(boxes: Tensor, x: Tensor, gain: float = 3.0) -> Tensor:
-    """1 + gain inside each face box. [N, 1, H, W]."""
-    return 1 + gain * face_mask(boxes, x.shape[-2:])
 
 
 def face_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -96,6 +134,16 @@ def face_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (inside_y[:, :, None] & inside_x[:, None, :])[:, None].float()
 
 
+def _sample_boxes(frames: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Every frame's box as [N, 3, size, size], bilinear, in one kernel; edges are repeated outside."""
+    height, width = frames.shape[-2:]
+    x0, y0, x1, y1 = (side * 2 / extent - 1 for side, extent in zip(boxes.unbind(-1), (width, height) * 2))
+    zero = torch.zeros_like(x0)
+    theta = torch.stack([(x1 - x0) / 2, zero, (x1 + x0) / 2, zero, (y1 - y0) / 2, (y1 + y0) / 2], dim=-1)
+    grid = F.affine_grid(theta.view(-1, 2, 3), [len(frames), 3, size, size], align_corners=False)
+    return F.grid_sample(frames.float(), grid.float(), mode="bilinear", padding_mode="border", align_corners=False)
+
+
 def _pixel_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """L1 + L2 + L1 of the horizontal and vertical differences, weighted."""
     error = y - x
@@ -105,21 +153,9 @@ def _pixel_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return (flat.mean() + dx.mean() + dy.mean()) / weight.mean()
 
 
-def _feature_loss(embedder: IResNet, y: Tensor, x: Tensor, boxes: Tensor, most: int = 32) -> Tensor:
-    """1 - cosine between the embeddings of the decoded and the true face, over at most `most` faces inside the crop."""
-    height, width = x.shape[-2:]
-    inside = (boxes[:, :2] > -2).all(1) & (boxes[:, 2] < width + 2) & (boxes[:, 3] < height + 2)  # NaN compares false
-    chosen = inside.nonzero().flatten()[:most]
-    if not len(chosen):
-        return y.new_zeros(())
-    size = embedder.input_size
-    made = embedder(crop_faces(y[chosen], boxes[chosen], size))
-    true = embedder(crop_faces(x[chosen], boxes[chosen], size))
-    return (1 - F.cosine_similarity(made.float(), true.float())).mean()
-
-
 @torch.no_grad()
-def _latent_spread(vae: AutoencoderKLTemporalDecoder, store: ClipStore, device: torch.device, clips: int = 256) -> Tensor:
-    frames = torch.from_numpy(np.ascontiguousarray(store.clips[:clips, 1])).to(device)
+def _latent_spread(vae: AutoencoderKLTemporalDecoder, store: ClipStore, device: torch.device) -> Tensor:
+    """Standard deviation of the latents of a few hundred frames."""
+    frames = torch.from_numpy(np.ascontiguousarray(store.clips[:256, 1])).to(device)
     x = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(32)]).std()

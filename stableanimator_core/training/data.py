@@ -17,7 +17,7 @@ from ..performers import open_clips, rendered
 class ClipStore:
     """A folder written by performers.render_dataset. Frame 0 of each clip is the reference picture."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, process: int = 0, processes: int = 1):
         self.folder = folder
         stored = open_clips(folder)
         self.clips = stored.frames  # [N, F + 1, H, W, 3] uint8
@@ -25,6 +25,7 @@ class ClipStore:
         self.face_boxes = stored.face_boxes  # [N, F + 1, 4] px, NaN without a face
         self.frames = self.clips.shape[1] - 1  # driven ones, beside the reference
         self.height, self.width = self.clips.shape[2:4]
+        self.own = np.arange(process, len(self.clips), processes)  # this process's share
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -35,8 +36,8 @@ class ClipStore:
         return rendered(self.folder)
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Random clips among those that are written."""
-        return rng.integers(self.ready, size=count)
+        """Random clips of this process's share, among those that are written."""
+        return self.own[rng.integers(max(1, int((self.own < self.ready).sum())), size=count)]
 
 
 def prefetch(draw: Callable[[], tuple], *, device: torch.device, depth: int = 4) -> Iterator[tuple]:

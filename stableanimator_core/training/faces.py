@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.iresnet import IResNet
-from .loop import Budget, MovingAverage, Progress, optimizer_step
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress
 
 
 class MarginHead(nn.Module):
@@ -36,7 +36,7 @@ def train_embedder(
     embedder.to(device).train()
     head = MarginHead(embedder.embedding_dim, people).to(device)
     parameters = [p for p in [*embedder.parameters(), *head.parameters()] if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=5e-4)
+    step = OptimizerSteps(torch.optim.AdamW(parameters, lr=rate, weight_decay=5e-4))
     average = MovingAverage(embedder, 0.995)
     crops = crops.to(device)
     progress = Progress(name, budget, every=500)
@@ -47,7 +47,7 @@ def train_embedder(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             embedding = embedder(faces)
         loss = head(embedding, who)
-        optimizer_step(loss, optimizer, parameters, progress.learning_rate(rate))
+        step(loss, progress.learning_rate(rate))
         average.update()
         progress.report(loss=loss)
     average.swap()

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 log = logging.getLogger(__name__)
+CLOCK_STEPS = 10  # between looks at the clock, which all processes must agree on
+MOST_SKIPPED = 50  # steps without a finite gradient before giving up
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Progress:
         self.name, self.budget, self.every = name, budget, every
         self.step = 0
         self.done = 0.0
-        self._start = time.monotonic()
+        self._start, self._seconds = time.monotonic(), 0.0
         self._sums: dict[str, Tensor | float] = {}
 
     def __iter__(self) -> Iterator[int]:
@@ -38,7 +42,9 @@ class Progress:
             self.step += 1
             self.done = self.step / self.budget.steps
             if self.budget.minutes is not None:
-                self.done = max(self.done, (time.monotonic() - self._start) / (60 * self.budget.minutes))
+                if self.step % CLOCK_STEPS == 0:
+                    self._seconds = _first_process_says(time.monotonic() - self._start)
+                self.done = max(self.done, self._seconds / (60 * self.budget.minutes))
 
     def learning_rate(self, peak: float, *, warmup: float = 0.02, floor: float = 0.02) -> float:
         """Linear warm-up over a share of the budget, then a cosine down to floor · peak."""
@@ -87,14 +93,45 @@ class MovingAverage:
             self._average[key].copy_(live)
 
 
-def optimizer_step(
-    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tensor], rate: float, *, clip: float = 1.0
-) -> Tensor:
-    """Backward, clip, step at this learning rate. Returns the gradient's norm before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
-    optimizer.step()
-    return norm
+class OptimizerSteps:
+    """Backward over all processes, clipped; a step whose gradient is not finite is skipped."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, clip: float = 1.0):
+        self.optimizer, self.clip, self.skipped = optimizer, clip, 0
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, loss: Tensor, rate: float) -> None:
+        """One step at this learning rate. Raises RuntimeError after many steps in a row without a finite gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _average_over_processes([p.grad for p in self.parameters if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.skipped = 0
+            return
+        self.skipped += 1
+        if self.skipped > MOST_SKIPPED:
+            raise RuntimeError(f"no finite gradient in {self.skipped} steps; lower the learning rate")
+
+
+def _average_over_processes(gradients: list[Tensor]) -> None:
+    if not dist.is_initialized():
+        return
+    flat = _flatten_dense_tensors(gradients)
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients)):
+        gradient.copy_(mean)
+
+
+def _first_process_says(seconds: float) -> float:
+    """The first process's number, in every process."""
+    if not dist.is_initialized():
+        return seconds
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    said = torch.tensor([seconds], dtype=torch.float64, device=device)
+    dist.broadcast(said, 0)
+    return float(said)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import nn
 
 from ..errors import InputError
-from ..performers import FACE_SCALE, render_dataset, render_views
-from ..weights import ModelConfig, Models, build_models, load_models, save_models
+from ..performers import FACE_SCALE, render_dataset, render_views, rendered
+from ..weights import ModelConfig, Models, build_models, fill_models, save_models
 from .animator import AnimatorRecipe, train_animator
-from .autoencoder import train_autoencoder
+from .autoencoder import AutoencoderRecipe, train_autoencoder
 from .data import ClipStore
 from .faces import train_embedder, verification
 from .loop import Budget
 
 log = logging.getLogger(__name__)
 
+STAGES = ("faces", "autoencoder", "animator")
 CROSS_DIM = 192
 ID_DIM = 256
 FACE_SIZE = 64  # px of the embedders' crops
@@ -44,11 +46,11 @@ class MiniRecipe:
     size: int = 160
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) - 1))
     embedder: Budget = Budget(3_000)
+    batch_faces: int = 512
     autoencoder: Budget = Budget(20_000)
+    reconstruction: AutoencoderRecipe = AutoencoderRecipe()
     animator: Budget = Budget(20_000)
     animation: AnimatorRecipe = AnimatorRecipe()
-    batch_faces: int = 512
-    batch_frames: int = 96  # of the autoencoder, in whole frames
     seed: int = 1
 
 
@@ -119,64 +121,79 @@ def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) 
 
 
 def train_mini(
-    out: Path, recipe: MiniRecipe, *, mocap: Path | None = None, data: Path | None = None, start_from: Path | None = None
-) -> Models:
+    out: Path, recipe: MiniRecipe, *, stages: Sequence[str] = STAGES, mocap: Path | None = None,
+    data: Path | None = None, start_from: Path | None = None,
+) -> Models:  # fmt: skip
     """Render performers, train embedder, judge, VAE and animator, and write a model folder to `out`.
 
-    mocap: motion capture for a share of the clips (see performers). data: where the rendered clips go or already
-    are, `out`/data by default. start_from: a model folder whose embedders and VAE are kept and whose animator is
-    trained further. Raises InputError when `out` is a file.
+    On several GPUs under `accelerate launch`. mocap: motion capture for a share of the clips (see performers).
+    data: where the rendered clips go or already are, `out`/data by default. start_from: a model folder to go on from;
+    parts that it lacks start fresh. stages: which of STAGES to train.
+    Raises InputError when `out` is a file or a stage is unknown.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the model")
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
+    state = PartialState()
+    device, data = state.device, data or out / "data"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
+    main = state.is_main_process
+    save = (lambda: save_models(models, out)) if main else None
     torch.manual_seed(recipe.seed)
-    data = data or out / "data"
-    renderer = None if _complete(data / "clips") else _start_rendering(data / "clips", recipe, mocap)
+    renderer = _start_rendering(data / "clips", recipe, mocap) if main and not _complete(data / "clips") else None
     try:
-        if start_from is None:
-            models = _new_models(recipe, data, accelerator.device)
-        else:
-            models = load_models(start_from, device=accelerator.device)
-        store = ClipStore(data / "clips")
-        if start_from is None:
-            _wait(renderer, lambda: store.ready >= min(FIRST_CLIPS, len(store)))
+        models = _start(recipe, start_from).to(device)
+        torch.manual_seed(recipe.seed + 1 + state.process_index)
+        if "faces" in stages:
+            _train_faces(models, data, recipe, device)
+        _wait(renderer, lambda: rendered(data / "clips") >= min(FIRST_CLIPS, recipe.clips))
+        store = ClipStore(data / "clips", process=state.process_index, processes=state.num_processes)
+        share = dict(device=device, process=state.process_index)
+        if "autoencoder" in stages:
             train_autoencoder(
-                models.vae, store, models.face_embedder, recipe.autoencoder, device=accelerator.device,
-                pixels=recipe.batch_frames * recipe.size**2, seed=recipe.seed,
-            )  # fmt: skip
-            save_models(models, out)
+                models.vae, store, models.face_embedder, recipe.autoencoder, recipe.reconstruction, **share
+            )
+            if main:
+                save()
         _wait(renderer, lambda: store.ready == len(store))
         log.info("%d clips rendered", len(store))
-        train_animator(
-            models, store, recipe.animator, recipe.animation, accelerator, on_checkpoint=lambda: save_models(models, out)
-        )
+        if "animator" in stages:
+            train_animator(models, store, recipe.animator, recipe.animation, on_checkpoint=save, **share)
     finally:
         if renderer is not None:
             renderer.terminate()
-    save_models(models, out)
+    if main:
+        save()
     return models
 
 
-def _new_models(recipe: MiniRecipe, data: Path, device: torch.device) -> Models:
-    """Fresh networks with a trained embedder and, from other people, a trained judge."""
+def _start(recipe: MiniRecipe, start_from: Path | None) -> Models:
+    """Fresh networks, filled with the parts that a folder has."""
+    models = build_models(mini_config(recipe.size))
+    # As published, the Face Encoder's last projection starts at zero for fine-tuning; from scratch it must not.
+    nn.init.xavier_uniform_(models.face_encoder.fusion_model.proj_out.weight)
+    if start_from is not None:
+        fill_models(models, start_from)
+    for part in ("face_embedder", "face_judge", "vae"):
+        getattr(models, part).requires_grad_(False).eval()
+    return models
+
+
+def _train_faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.device) -> None:
+    """The embedder and, from other people, the judge; both are checked on people that neither has seen."""
     views = dict(views=recipe.views, crop=FACE_SIZE, face_scale=FACE_SCALE, workers=recipe.workers)
     crops = render_views(data / "views", 2 * recipe.identities, seed=recipe.seed, **views)
     unseen = torch.tensor(render_views(data / "unseen", UNSEEN, seed=recipe.seed, split="held_out", **views))
-    models = build_models(mini_config(recipe.size)).to(device)
-    # As published, the Face Encoder's last projection starts at zero for fine-tuning; from scratch it must not.
-    nn.init.xavier_uniform_(models.face_encoder.fusion_model.proj_out.weight)
     halves = crops[: recipe.identities], crops[recipe.identities :]
     for part, people in zip(("face_embedder", "face_judge"), halves):
         embedder = getattr(models, part)
-        seed = recipe.seed + len(part)
         train_embedder(
-            embedder, torch.tensor(people), recipe.embedder, device=device, name=part, batch=recipe.batch_faces, seed=seed
-        )
+            embedder, torch.tensor(people), recipe.embedder, device=device, name=part, batch=recipe.batch_faces,
+            seed=recipe.seed + len(part),
+        )  # fmt: skip
         log.info("%s on unseen people: %s", part, verification(embedder, unseen, device=device))
-    return models
 
 
 def _complete(folder: Path) -> bool:
@@ -198,10 +215,10 @@ def _start_rendering(folder: Path, recipe: MiniRecipe, mocap: Path | None) -> Ba
 
 
 def _wait(renderer: BaseProcess | None, ready: Callable[[], bool]) -> None:
-    """Until ready, or an error when the renderer has failed."""
-    while renderer is not None and not ready():
-        renderer.join(timeout=0.2)
-        if renderer.exitcode:
+    """Until ready, or an error when the renderer has failed; other processes than the first have no renderer."""
+    while not ready():
+        time.sleep(0.2)
+        if renderer is not None and renderer.exitcode:
             raise RuntimeError(f"rendering the clips failed with exit status {renderer.exitcode}")
 
 
@@ -210,5 +227,5 @@ def quick_recipe() -> MiniRecipe:
     few = Budget(2)
     return replace(
         MiniRecipe(), clips=4, identities=4, views=2, workers=1, embedder=few, autoencoder=few, animator=few,
-        animation=AnimatorRecipe(clips=2), batch_faces=8, batch_frames=4,
+        animation=AnimatorRecipe(clips=2), reconstruction=AutoencoderRecipe(frames=2), batch_faces=8,
     )  # fmt: skip
