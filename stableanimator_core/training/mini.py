@@ -135,7 +135,7 @@ def train_mini(
         raise InputError(f"{out}: is a file; give a folder for the model")
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     device, data = state.device, data or out / "data"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
