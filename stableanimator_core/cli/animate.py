@@ -34,7 +34,6 @@ def register(commands) -> None:
     parser.add_argument("--fps", type=positive, help="of the video; default: the model's")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="svd", metavar="METHOD", help="svd (default) or none")
-    parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step, 0: off")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     add_json(parser)
@@ -47,6 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--steps", type=whole(1), help="denoising steps; default: the model's")
     parser.add_argument("--seed", default=0, type=SEED)
+    parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step, 0: off")
 
 
 def animate_command(args: argparse.Namespace, report: Report) -> dict:
@@ -175,6 +175,7 @@ def progress_hooks(report: Report, label: str = "") -> "Hooks":
     def on_iteration(step, iteration, csim):
         value = csim[csim.isfinite()].mean().item()
         shown["identity"] = f", face optimised to {value:.2f} in step {step}"
+        report.live(f"{label}step {step}: face optimisation, round {iteration + 1}, similarity {value:.2f}")
 
     def on_decode(done, total):
         report.progress(done, total, f"{label}frames decoded")

@@ -25,6 +25,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate the demo picture without and with the face optimisation; write the videos and a contact sheet."""
     from ..hjb import HJBConfig
     from ..keypoints import Poses
+    from ..pipeline import model_hjb
     from ..pose.draw import draw_poses
     from ..video import contact_sheet, overlay, read_image, write_image, write_video
 
@@ -34,13 +35,14 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     animator, device = load_animator(args)
     config = animator.models.config
 
-    def run(hjb: HJBConfig | None, label: str):
+    def run(hjb: HJBConfig, label: str):
         hooks = progress_hooks(report, label)
         sampling = {"steps": args.steps, "seed": args.seed}
         return animator.animate(reference, driving, reference_pose, hjb=hjb, hooks=hooks, **sampling)
 
     plain = run(HJBConfig(iterations=0), "without HJB: ")
-    result = run(None, "with HJB: ")
+    settings = model_hjb(config, args.steps or config.steps, iterations=args.hjb_iterations)
+    result = run(settings, "with HJB: ") if settings.iterations else plain
 
     driver = driving.fitted(result.poses.width, result.poses.height)
     height, width = result.frames.shape[1:3]

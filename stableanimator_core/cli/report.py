@@ -22,6 +22,11 @@ class Report:
         """Something to know that is not the answer; stderr."""
         print(text, file=sys.stderr, flush=True)
 
+    def live(self, text: str) -> None:
+        """A passing word between two steps of progress; only where somebody watches a terminal."""
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
     def progress(self, done: int, total: int, text: str) -> None:
         """Progress on stderr: one line that moves on a terminal, a line for every fifth elsewhere."""
         if sys.stderr.isatty():

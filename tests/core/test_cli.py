@@ -69,6 +69,8 @@ def test_demo(run, material, tiny_model, monkeypatch):
     text = run(*argv)
     assert "without HJB" in text
     assert "contact_sheet.png" in text
+    off = json.loads(run(*argv, "--hjb-iterations", 0, "--json"))
+    assert off["csim"] == off["csim_without_hjb"]
 
 
 def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
@@ -193,12 +195,17 @@ def test_progress_is_sparse_when_nobody_watches(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert 5 <= len(lines) <= 7
     assert lines[-1] == "100/100 steps"
+    report.live("nobody sees this")
+    assert not capsys.readouterr().err
 
 
 def test_progress_moves_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    Report().live("passing")
     Report().progress(2, 2, "steps")
-    assert capsys.readouterr().err.endswith("2/2 steps\n")
+    err = capsys.readouterr().err
+    assert "passing" in err
+    assert err.endswith("2/2 steps\n")
 
 
 def test_version_is_written_once():
