@@ -78,7 +78,7 @@ def _face_extent(poses: Poses, f: int, p: int) -> tuple[float, float, float] | N
     return float(points[:, 0].mean()), float(points[0, 1]) - 0.1 * extent, extent
 
 
-def crop_faces(frames: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_faces(frames: Tensor, boxes: Tensor, size: int, *, antialias: bool = False) -> Tensor:
     """Cut each frame's box (rounded to whole pixels, clamped to the frame) and resize it to size x size, bilinear.
 
     frames: [F, C, H, W]. boxes: [F, 4] px. Returns [F, C, size, size]; differentiable in frames.
@@ -90,7 +90,7 @@ def crop_faces(frames: Tensor, boxes: Tensor, size: int) -> Tensor:
         if x1 <= x0 or y1 <= y0:
             raise FaceError(f"face box {box} lies outside the {width}x{height} frame; check the aligned poses")
         crop = frame[None, :, y0:y1, x0:x1]
-        crops.append(F.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False))
+        crops.append(F.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias))
     return torch.cat(crops)
 
 
@@ -105,7 +105,7 @@ def embed_faces(embedder: torch.nn.Module, frames: Tensor, faces: FaceBoxes) -> 
     found = faces.found.nonzero().flatten().tolist()
     if not found:
         return torch.full((len(frames), embedder.embedding_dim), float("nan"))
-    crops = crop_faces(frames[found].to(weight), faces.boxes[found], embedder.input_size)
+    crops = crop_faces(frames[found].to(weight), faces.boxes[found], embedder.input_size, antialias=True)
     embedded = embedder(crops).float()
     result = embedded.new_full((len(frames), embedded.shape[-1]), float("nan"))
     result[found] = embedded
