@@ -36,8 +36,8 @@ def build_conditioning(
 ) -> Conditioning:  # fmt: skip
     """Encode reference, face and poses once for the clip.
 
-    reference: [3, H, W] in -1..1, any size with the output's aspect. pose_images: [F, H, W, 3] uint8 at the output size.
-    size: width, height of the output. generator: CPU; draws the noise augmentation.
+    reference: [3, H, W] in -1..1, any size with the output's aspect. pose_images: [F, H, W, 3] uint8 at the output's
+    size. size: width, height of the output. generator: CPU; draws the noise augmentation.
     """
     unet = next(models.unet.parameters())
     width, height = size
@@ -64,9 +64,8 @@ def build_conditioning(
 def pose_features(pose_net: PoseNet, pose_images: np.ndarray | Tensor, *, chunk: int = 16) -> Tensor:
     """PoseNet over a clip, in chunks. pose_images: [F, H, W, 3] uint8 -> [F, C, H/8, W/8]."""
     weight = next(pose_net.parameters())
-    images = torch.as_tensor(pose_images)
-    parts = [pose_net(part.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype) / 127.5 - 1) for part in images.split(chunk)]
-    return torch.cat(parts)
+    images = torch.as_tensor(pose_images).permute(0, 3, 1, 2)  # [F, 3, H, W]
+    return torch.cat([pose_net(part.to(weight) / 127.5 - 1) for part in images.split(chunk)])
 
 
 def clip_picture(encoder: CLIPVisionModelWithProjection, picture: Tensor) -> Tensor:
@@ -101,7 +100,10 @@ def cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, floa
 
 
 def cover_picture(picture: np.ndarray, width: int, height: int) -> Tensor:
-    """Crop a picture's longer side evenly to the output's aspect. [H, W, 3] uint8 -> [3, H', W'] in -1..1, not resized."""
+    """Crop a picture's longer side evenly to the output's aspect.
+
+    [H, W, 3] uint8 -> [3, H', W'] in -1..1, not resized.
+    """
     scale, dx, dy = cover((picture.shape[1], picture.shape[0]), (width, height))
     x, y = round(-dx / scale), round(-dy / scale)
     cropped = picture[y : picture.shape[0] - y, x : picture.shape[1] - x]

@@ -105,8 +105,9 @@ def embed_faces(embedder: torch.nn.Module, frames: Tensor, faces: FaceBoxes) -> 
     found = faces.found.nonzero().flatten().tolist()
     if not found:
         return torch.full((len(frames), embedder.embedding_dim), float("nan"))
-    crops = crop_faces(frames[found].to(weight), faces.boxes[found], embedder.input_size, antialias=True)
-    embedded = embedder(crops).float()
+    pixels = frames[found].to(weight.device, torch.float32)  # antialiasing knows no half precision on the CPU
+    crops = crop_faces(pixels, faces.boxes[found], embedder.input_size, antialias=True)
+    embedded = embedder(crops.to(weight)).float()
     result = embedded.new_full((len(frames), embedded.shape[-1]), float("nan"))
     result[found] = embedded
     return result

@@ -43,9 +43,9 @@ class SamplingConfig:
         keys = ("width", "height", "steps", "guidance", "context_window", "context_overlap")
         settings = {key: getattr(config, key) for key in keys}
         made = cls(**settings | {key: value for key, value in given.items() if value is not None})
-        multiple = config.size_multiple
-        if made.width < multiple or made.height < multiple or made.width % multiple or made.height % multiple:
-            near = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in (made.width, made.height))
+        multiple, sides = config.size_multiple, (made.width, made.height)
+        if any(side < multiple or side % multiple for side in sides):
+            near = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in sides)
             raise InputError(
                 f"size {made.width} x {made.height}: model '{config.name}' needs multiples of {multiple}; take {near}"
             )
@@ -84,7 +84,9 @@ class StableAnimator:
         self.models = models
 
     @classmethod
-    def load(cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None) -> StableAnimator:
+    def load(
+        cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None
+    ) -> StableAnimator:  # fmt: skip
         """A built-in model's name or a model folder. Raises WeightsError, or InputError for an unknown device."""
         return cls(load_models(model, device=pick_device(device), dtype=dtype))
 
@@ -127,7 +129,8 @@ class StableAnimator:
     ) -> tuple[str, Tensor]:
         """CSIM per frame by an embedder that the optimisation never saw, if the model has one."""
         models = self.models
-        judge, name = (models.face_judge, "judge") if models.face_judge is not None else (models.face_embedder, "embedder")
+        name = "embedder" if models.face_judge is None else "judge"
+        judge = models.face_judge or models.face_embedder
         picture = from_uint8(reference).to(video.device)
         target = encode_reference_face(judge, picture, reference_pose, scale=models.config.face_scale)
         return name, score_identity(judge, video.clamp(-1, 1), boxes, target.embedding)
@@ -161,8 +164,9 @@ def sample(
     if face is not None and hjb.iterations > 0:
         boxes = face_boxes(poses, scale=models.config.face_scale)
         refine = make_face_refiner(
-            models.vae, models.face_embedder, face.embedding, boxes, hjb, settings.steps, on_iteration=hooks.on_iteration
-        )
+            models.vae, models.face_embedder, face.embedding, boxes, hjb, settings.steps,
+            on_iteration=hooks.on_iteration,
+        )  # fmt: skip
     latents = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
     return latents, poses, pose_images
 

@@ -17,7 +17,7 @@ def context_windows(frames: int, size: int, overlap: int) -> list[list[int]]:
     Raises InputError unless 2 <= size and 0 <= overlap < size.
     """
     if size < 2 or not 0 <= overlap < size:
-        raise InputError(f"context window of {size} frames with overlap {overlap}: need 2 <= window, 0 <= overlap < window")
+        raise InputError(f"context window {size} with overlap {overlap}: need 2 <= window and 0 <= overlap < window")
     if frames <= size:
         return [list(range(frames))]
     stride = size - max(overlap, 1)  # frame 0 takes the first place, so two windows share overlap - 1 frames

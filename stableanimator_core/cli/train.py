@@ -20,7 +20,8 @@ def register(commands) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="model folder to write")
     parser.add_argument("--mocap", type=Path, metavar="FILE.npz", help="motion capture for a share of the clips")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="rendered clips; default: OUT/data")
-    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="train the animator of this model further")
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="go on from this model's parts")
+    parser.add_argument("--stages", default=None, metavar="A,B", help="faces, autoencoder, animator; default: all")
     parser.add_argument("--clips", type=whole(1), help="clips to render, each a new person")
     parser.add_argument("--identities", type=whole(1), help="people for the face embedder; the judge gets as many")
     parser.add_argument("--autoencoder-minutes", type=positive, metavar="M", help="cut this stage short")
@@ -44,7 +45,10 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
     from ..training.mini import train_mini
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    models = train_mini(args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from)
+    stages = {} if args.stages is None else {"stages": args.stages.split(",")}
+    models = train_mini(
+        args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from, **stages
+    )
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in models.parts().items()}
     seconds = time.monotonic() - start
     for name, count in parameters.items():

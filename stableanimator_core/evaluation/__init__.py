@@ -1,0 +1,1 @@
+"""Metrics and benchmarks, each with the rows that would expose a cheat."""
