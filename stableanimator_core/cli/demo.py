@@ -58,7 +58,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     files = {
         "animation": write_video(folder / "animation.mp4", result.frames, config.fps),
         "pose_overlay": write_video(folder / "pose_overlay.mp4", poses_over, config.fps),
-        "contact_sheet": write_image(folder / "contact_sheet.png", contact_sheet(rows)),
+        "contact_sheet": write_image(folder / "contact_sheet.png", contact_sheet(rows, cell=max(height, 128))),
     }
 
     report.line("identity of every frame: cosine similarity of the face with the reference's, 1 is the same")

@@ -1,50 +1,61 @@
-"""`evaluate animation`: how well a model keeps identity and truth on performers that it never saw."""
+"""`evaluate animation`: how good a model is, on performers that it has not seen."""
 
 import argparse
 
-from .animate import load_animator
-from .arguments import SEED, add_json, whole
+from .animate import hjb_settings, load_animator
+from .arguments import SEED, add_json, positive, step_range, whole
 from .report import Report
 
-ROWS = (
-    ("generated", "csim", "l1", "face_l1"),
-    ("  without HJB", "csim_without_hjb", "l1_without_hjb", "face_l1_without_hjb"),
-    ("truth through the VAE", "csim_reconstruction", "l1_reconstruction", "face_l1_reconstruction"),
-    ("truth (ceiling)", "csim_ceiling", None, None),
-    ("reference copied", "csim_copy", "l1_copy", "face_l1_copy"),
-    ("somebody else (floor)", "csim_floor", None, None),
+ROWS = (  # what is shown to people: title, key, key without HJB
+    ("identity (CSIM)", "csim", "csim_without_hjb"),
+    ("L1 to the truth", "l1", "l1_without_hjb"),
+    ("L1 of the face", "face_l1", "face_l1_without_hjb"),
+)
+PLACES = (  # rows that put the identity in place
+    ("the truth itself", "csim_ceiling"),
+    ("the truth through the VAE", "csim_reconstruction"),
+    ("the reference copied", "csim_copy"),
+    ("somebody else", "csim_floor"),
 )
 
 
 def register(commands) -> None:
     """Add the commands to the parser."""
-    group = commands.add_parser("evaluate", help="measure quality")
-    kinds = group.add_subparsers(metavar="WHAT", required=True)
-    parser = kinds.add_parser("animation", help="identity and error against the truth, on rendered performers")
+    group = commands.add_parser("evaluate", help="measure models")
+    subjects = group.add_subparsers(metavar="SUBJECT", required=True)
+    parser = subjects.add_parser("animation", help="identity and error on rendered performers with known truth")
     parser.add_argument("--model", default="mini", help="mini (default, ships here) or a model folder")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--clips", default=8, type=whole(2), help="each a new person; default: 8")
-    parser.add_argument("--frames", default=16, type=whole(1), help="of each clip; default: 16")
-    parser.add_argument("--seed", default=0, type=SEED)
+    parser.add_argument("--clips", default=8, type=whole(2), metavar="N", help="clips, each a new person (8)")
+    parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of every clip (16)")
+    parser.add_argument("--seed", default=0, type=SEED, help="which performers")
+    parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step")
+    parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
+    parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     add_json(parser)
-    parser.set_defaults(run=evaluate_animation_command)
+    parser.set_defaults(run=evaluate_animation_command, steps=None)
 
 
 def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict:
-    """Animate held-out performers and print the table."""
-    animator, device = load_animator(args)
+    """Evaluate a model and print its numbers beside those that put them in place."""
     from ..evaluation.animation import evaluate_animation
 
-    measured = evaluate_animation(
-        animator, clips=args.clips, seed=args.seed, frames=args.frames,
-        on_clip=lambda done, total: report.progress(done, total, "clips"),
-    )  # fmt: skip
-    report.line(f"{'':24}{'CSIM':>8}{'L1':>9}{'face L1':>9}")
-    for name, *keys in ROWS:
-        cells = [f"{measured[key]:.3f}" if key else "" for key in keys]
-        report.line(f"{name:24}{cells[0]:>8}{cells[1]:>9}{cells[2]:>9}")
-    report.line(
-        f"PSNR {measured['psnr']:.2f} dB, SSIM {measured['ssim']:.3f}, {measured['seconds_per_clip']:.1f} s a clip of "
-        f"{args.frames} frames on {device}; CSIM is judged by an embedder that HJB never sees"
+    animator, device = load_animator(args)
+    scores = evaluate_animation(
+        animator,
+        clips=args.clips,
+        seed=args.seed,
+        frames=args.frames,
+        hjb=hjb_settings(animator, args),
+        on_clip=lambda done, clips: report.progress(done, clips, "clips"),
     )
-    return {**measured, "model": animator.models.config.name, "device": device, "seed": args.seed}
+    report.line(f"{'':26} with HJB  without")
+    for title, key, plain in ROWS:
+        report.line(f"{title:26} {scores[key]:8.4f} {scores[plain]:8.4f}")
+    report.line(f"{'PSNR, SSIM':26} {scores['psnr']:8.2f} {scores['ssim']:8.4f}")
+    report.line("identity, to compare:")
+    for title, key in PLACES:
+        report.line(f"  {title:24} {scores[key]:8.4f}")
+    report.line(f"{scores['seconds_per_clip']:.1f} s a clip with HJB on {device}")
+    numbers = {key: round(value, 5) if isinstance(value, float) else value for key, value in scores.items()}
+    return {"model": animator.models.config.name, "device": device, "seed": args.seed, **numbers}

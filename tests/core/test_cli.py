@@ -130,6 +130,17 @@ def test_train_mini_hands_over_the_recipe(run, tmp_path, tiny_model, monkeypatch
     assert calls[-1][1].autoencoder == mini.quick_recipe().autoencoder
 
 
+def test_evaluate_animation(run, tiny_model):
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    argv = ["evaluate", "animation", "--model", tiny_model, "--device", "cpu", "--clips", 2, "--frames", 2]
+    result = json.loads(run(*argv, "--json"))
+    keys = "csim csim_without_hjb csim_reconstruction csim_ceiling csim_copy csim_floor l1 l1_without_hjb face_l1"
+    for key in (*keys.split(), "face_l1_without_hjb", "psnr", "ssim", "seconds_per_clip"):
+        assert isinstance(result[key], float), key
+    assert (result["clips"], result["seed"], result["model"]) == (2, 0, "tiny")
+    assert "the truth itself" in run(*argv, "--seed", 1, "--hjb-iterations", 0)
+
+
 def test_doctor(run):
     result = json.loads(run("doctor", "--json"))
     assert result["ok"] == (not result["problems"])

@@ -215,6 +215,10 @@ def test_demo_output(refused, material):
     assert "is a file; choose another --out" in refused("demo", "--out", material / "driving.json")
 
 
+def test_evaluate_wants_two_clips(refused):
+    assert "1 is not a whole number of 2 or more" in refused("evaluate", "animation", "--clips", "1")
+
+
 def test_train_paths(refused, material):
     assert "does not exist; create it" in refused("train", "mini", "--out", material / "no" / "model")
     assert "check --mocap" in refused("train", "mini", "--out", material / "model", "--mocap", material / "no.npz")
