@@ -284,6 +284,15 @@ def test_person_slice_and_empty():
     assert empty.resized(10, 10).frames == 5
 
 
+@pytest.mark.parametrize("people", [0, 1])
+def test_nobody_makes_the_round_trip(people):
+    frames = Poses.empty(1, 128, 128, people=people).to_openpose()
+    assert frames == [{"people": [], "canvas_width": 128, "canvas_height": 128}]
+    back = Poses.from_openpose(frames)
+    assert (back.frames, back.people, back.width, back.height) == (1, 0, 128, 128)
+    assert back.to_openpose() == frames
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 GOOD = {"canvas_width": 64, "canvas_height": 64, "people": [{}]}
