@@ -74,7 +74,7 @@ def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) 
         sigma_max=40.0,
         steps=15,
         guidance=(1.5, 1.5),
-        hjb={"iterations": 4, "first_step": 6, "last_step": 11, "lr": 0.1},
+        hjb={"iterations": 3, "first_step": 8, "last_step": 12, "lr": 0.1, "margin": 1},
         parts={
             "unet": {
                 "sample_size": size // 8,
