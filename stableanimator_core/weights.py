@@ -102,8 +102,16 @@ OPTIONAL = {"face_judge"}
 
 
 def build_models(config: ModelConfig) -> Models:
-    """The networks of `config` with fresh weights."""
-    return Models(config=config, **{part: PARTS[part](**kwargs) for part, kwargs in config.parts.items()})
+    """The networks of `config` with fresh weights. Raises WeightsError naming the part whose settings are wrong."""
+    networks: dict[str, nn.Module] = {}
+    for part, settings in config.parts.items():
+        try:
+            networks[part] = PARTS[part](**settings)
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            where = f"model '{config.name}': the settings of its {part}"
+            raise WeightsError(f"{where} make no network: {reason}") from error
+    return Models(config=config, **networks)
 
 
 def load_models(model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Models:
@@ -147,9 +155,9 @@ def read_config(folder: Path) -> ModelConfig:
     """Read and check a model folder's config.json."""
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = dict(json.loads(path.read_text(encoding="utf-8")))
         version = data.pop("format")
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise WeightsError(f"{path}: not a model configuration ({error!r})") from error
     if version != FORMAT:
         raise WeightsError(f"{path}: format {version}, this version reads {FORMAT}; update StableAnimator++")
@@ -157,6 +165,8 @@ def read_config(folder: Path) -> ModelConfig:
         config = ModelConfig(**data)
     except TypeError as error:
         raise WeightsError(f"{path}: {error}") from error
+    if not isinstance(config.parts, dict) or not all(isinstance(part, dict) for part in config.parts.values()):
+        raise WeightsError(f"{path}: parts are {config.parts!r}, needed are the settings of each network by its name")
     missing = set(PARTS) - OPTIONAL - set(config.parts)
     if missing or set(config.parts) - set(PARTS):
         raise WeightsError(f"{path}: parts are {sorted(config.parts)}, needed are {sorted(set(PARTS) - OPTIONAL)}")

@@ -29,9 +29,12 @@ class FakeUNet:
 def conditioning(frames, *, id_scale=1.0):
     g = torch.Generator().manual_seed(1)
     return Conditioning(
-        context=torch.randn(1, 5, D, generator=g), id_scale=id_scale, image_latents=torch.randn(1, 4, H, W, generator=g),
-        time_ids=torch.tensor([[6.0, 127, 0.02]]), pose_features=torch.randn(frames, C, H, W, generator=g),
-    )  # fmt: skip
+        context=torch.randn(1, 5, D, generator=g),
+        id_scale=id_scale,
+        image_latents=torch.randn(1, 4, H, W, generator=g),
+        time_ids=torch.tensor([[6.0, 127, 0.02]]),
+        pose_features=torch.randn(frames, C, H, W, generator=g),
+    )
 
 
 def noise(frames):

@@ -1,0 +1,398 @@
+"""From one picture and a driving motion to a video, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core.errors import FaceError, InputError, WeightsError
+from stableanimator_core.face import FaceBoxes, face_boxes
+from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.keypoints import Poses
+from stableanimator_core.pipeline import (
+    Animation,
+    Hooks,
+    SamplingConfig,
+    StableAnimator,
+    find_face,
+    from_uint8,
+    model_hjb,
+    pick_device,
+    sample,
+    to_uint8,
+)
+from stableanimator_core.pose.draw import draw_poses
+from stableanimator_core.video import read_image
+from stableanimator_core.weights import load_models, read_config
+
+OFF = HJBConfig(iterations=0)
+
+
+@pytest.fixture(scope="module")
+def animator(tiny_model):
+    """The tiny model with every zero-initialised projection woken up, so that pose and face do matter."""
+    models = load_models(tiny_model)
+    torch.manual_seed(7)
+    for weight in (models.pose_net.final_proj.weight, models.face_encoder.fusion_model.proj_out.weight):
+        torch.nn.init.normal_(weight, std=0.5)
+    return StableAnimator(models)
+
+
+@pytest.fixture
+def reference(material):
+    return read_image(material / "reference.png")
+
+
+@pytest.fixture
+def reference_pose(material):
+    return Poses.load(material / "reference.json")
+
+
+@pytest.fixture
+def driving(material):
+    return Poses.load(material / "driving.json")
+
+
+@pytest.fixture
+def animate(animator, reference, reference_pose, driving):
+    """animator.animate on the material, two frames unless `poses` are given."""
+
+    def call(poses: Poses | None = None, **settings) -> Animation:
+        poses = driving.slice(0, 2) if poses is None else poses
+        return animator.animate(reference, poses, reference_pose, **settings)
+
+    return call
+
+
+# --- the result -----------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_out(animate, driving):
+    made = animate(driving)
+    assert made.frames.shape == made.pose_images.shape == (3, 64, 64, 3)
+    assert made.frames.dtype == made.pose_images.dtype == np.uint8
+    assert (made.poses.frames, made.poses.width, made.poses.height) == (3, 64, 64)
+    assert made.csim.shape == (3,) and np.isfinite(made.csim).all() and np.abs(made.csim).max() <= 1.001
+    assert made.judge == "judge"
+    assert made.seconds > 0
+    np.testing.assert_array_equal(made.pose_images, draw_poses(made.poses, 64, 64, canvas_short_side=128))
+
+
+def test_the_seed_alone_makes_the_noise(animate):
+    one, again, other = (animate(seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.frames, again.frames)
+    np.testing.assert_array_equal(one.csim, again.csim)
+    assert (one.frames != other.frames).any()
+
+
+def test_the_global_generator_is_neither_used_nor_moved(animate):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = animate(hjb=OFF)
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(1)
+    np.testing.assert_array_equal(animate(hjb=OFF).frames, one.frames)
+
+
+def test_no_iteration_is_hjb_off(animate, animator):
+    seen = []
+    off = animate(hjb=OFF, hooks=Hooks(on_iteration=lambda *args: seen.append(args)))
+    assert not seen
+    never = animate(hjb=HJBConfig(iterations=0, first_step=0, last_step=1, lr=9.0, decode="full", scope="all"))
+    np.testing.assert_array_equal(off.frames, never.frames)
+    on = animate(hjb=HJBConfig(iterations=1, first_step=0, last_step=1, lr=0.5))
+    assert (on.frames != off.frames).any()
+
+
+def test_the_models_own_hjb_is_the_default(animate, animator):
+    seen = []
+    animate(hooks=Hooks(on_iteration=lambda i, k, csim: seen.append((i, k))))
+    assert seen == [(1, 0)], "one iteration in the second of two steps"
+
+
+def test_identity_off(animate):
+    seen = []
+    made = animate(identity=False, hooks=Hooks(on_iteration=lambda *args: seen.append(args)))
+    assert "identity path off: no face was given to the model and none was optimised" in made.notes
+    assert made.judge == "no face"
+    assert np.isnan(made.csim).all()
+    assert not seen
+    assert (made.frames != animate(hjb=OFF).frames).any(), "the face tokens matter"
+
+
+def test_identity_off_runs_no_face_branch(animator, animate):
+    calls, adapters = [], animator.models.unet.id_adapters()
+    hooks = [adapter.id_to_v.register_forward_hook(lambda *args: calls.append(1)) for adapter in adapters]
+    try:
+        animate(identity=False)
+        assert not calls
+        animate(hjb=OFF)
+        assert calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_a_picture_without_a_face_needs_identity_off(animator, reference, reference_pose, driving):
+    turned = replace(reference_pose, body_score=reference_pose.body_score.copy())
+    turned.body_score[:, :, 0] = 0
+    with pytest.raises(FaceError, match="reference: no face in its keypoints"):
+        animator.animate(reference, driving.slice(0, 1), turned)
+    made = animator.animate(reference, driving.slice(0, 1), turned, identity=False)
+    assert made.frames.shape == (1, 64, 64, 3)
+
+
+def test_frames_without_a_face_are_counted(animate, driving):
+    driving.body_score[1, 0, 0] = 0
+    made = animate(driving)
+    assert "1 of 3 frames show no face; they are neither optimised nor scored" in made.notes
+    assert np.isnan(made.csim).tolist() == [False, True, False]
+
+
+def test_a_model_without_a_judge_says_so(animator, reference, reference_pose, driving):
+    alone = StableAnimator(replace(animator.models, face_judge=None))
+    made = alone.animate(reference, driving.slice(0, 1), reference_pose, hjb=OFF)
+    assert made.judge == "embedder"
+    assert np.isfinite(made.csim).all()
+
+
+def test_the_pose_steers(animate, driving):
+    poses = driving.slice(0, 2)
+    moved = poses.transformed(lambda points: points + [12, 0])
+    assert (animate(poses, align_method="none").frames != animate(moved, align_method="none").frames).any()
+
+
+# --- lengths and sizes ----------------------------------------------------------------------------------------------
+
+
+def test_one_frame(animate, driving):
+    made = animate(driving.slice(0, 1))
+    assert made.frames.shape == (1, 64, 64, 3)
+    assert made.csim.shape == (1,)
+
+
+def test_more_frames_than_the_window(animate, stick_figure):
+    calls = []
+    made = animate(
+        Poses.from_openpose(stick_figure(7, step=1)), hjb=OFF, steps=1, hooks=Hooks(on_forward=lambda: calls.append(1))
+    )
+    assert made.frames.shape == (7, 64, 64, 3)
+    assert len(calls) == 3  # windows of 4 that overlap by 2
+    assert made.frames.std((1, 2, 3)).min() > 0
+
+
+def test_another_size_than_the_models(animate):
+    made = animate(width=96, height=64, steps=1)
+    assert made.frames.shape == (2, 64, 96, 3)
+    assert (made.poses.width, made.poses.height) == (96, 64)
+
+
+def test_the_pose_canvas_need_not_be_the_pictures(animator, reference, reference_pose, driving):
+    """Keypoints on a larger canvas of the same aspect are the same keypoints."""
+    poses = driving.slice(0, 2)
+    made = animator.animate(reference, poses, reference_pose, hjb=OFF, align_method="none")
+    large = animator.animate(
+        reference, poses.resized(640, 640), reference_pose.resized(320, 320), hjb=OFF, align_method="none"
+    )
+    np.testing.assert_allclose(large.poses.body, made.poses.body, atol=1e-9)
+    np.testing.assert_array_equal(large.frames, made.frames)
+
+
+def test_a_picture_of_another_aspect_is_cropped(animator, reference, reference_pose, driving):
+    """Bars left and right of the picture are cropped away again, for the picture and for its keypoints."""
+    wide = np.concatenate([reference[:, :16] * 0, reference, reference[:, :16] * 0], axis=1)
+    pose = reference_pose.transformed(lambda points: points + [16, 0], width=96)
+    made = animator.animate(reference, driving.slice(0, 2), reference_pose, hjb=OFF, identity=False)
+    cropped = animator.animate(wide, driving.slice(0, 2), pose, hjb=OFF, identity=False, width=64, height=64)
+    np.testing.assert_allclose(cropped.poses.body, made.poses.body, atol=1e-6)
+    np.testing.assert_allclose(cropped.frames.astype(int), made.frames, atol=1)
+
+
+def test_inside_inference_mode(animate):
+    with torch.inference_mode():
+        inside = animate(seed=2)
+    np.testing.assert_array_equal(inside.frames, animate(seed=2).frames)
+
+
+def test_no_gradient_is_kept(animate, animator):
+    animate()
+    assert torch.is_grad_enabled()
+    assert all(weight.grad is None for part in animator.models.parts().values() for weight in part.parameters())
+
+
+# --- hooks ----------------------------------------------------------------------------------------------------------
+
+
+def test_hooks_are_called(animate):
+    steps, iterations, forwards, decoded = [], [], [], []
+    animate(
+        hjb=HJBConfig(iterations=2, first_step=0, last_step=1),
+        hooks=Hooks(
+            on_step=lambda i, x0, x, n: steps.append((i, tuple(x0.shape), tuple(x.shape), n)),
+            on_iteration=lambda i, k, csim: iterations.append((i, k, len(csim))),
+            on_forward=lambda: forwards.append(1),
+            on_decode=lambda done, frames: decoded.append((done, frames)),
+        ),
+    )
+    assert steps == [(i, (2, 4, 8, 8), (2, 4, 8, 8), 2) for i in (0, 1)]
+    assert iterations == [(i, k, 2) for i in (0, 1) for k in (0, 1)]
+    assert len(forwards) == 2
+    assert decoded[-1] == (2, 2)
+
+
+@pytest.mark.parametrize("hook", ["on_step", "on_iteration", "on_forward", "on_decode"])
+def test_an_exception_in_a_hook_stops_the_run(animate, hook):
+    calls = []
+
+    def stop(*args):
+        calls.append(args)
+        raise InterruptedError(hook)
+
+    with pytest.raises(InterruptedError, match=hook):
+        animate(hjb=HJBConfig(iterations=1, first_step=0, last_step=0), hooks=Hooks(**{hook: stop}))
+    assert len(calls) == 1
+
+
+def test_a_stopped_run_leaves_the_model_as_it_was(animate):
+    before = animate(hjb=OFF)
+
+    def stop():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        animate(hjb=OFF, hooks=Hooks(on_forward=stop))
+    np.testing.assert_array_equal(animate(hjb=OFF).frames, before.frames)
+
+
+# --- sample, as the nodes call it -----------------------------------------------------------------------------------
+
+
+def test_sample_takes_drawn_poses(animator, reference, reference_pose, driving):
+    models = animator.models
+    settings = SamplingConfig.for_model(models.config)
+    latents, poses, drawn = sample(models, reference, driving, None, settings, OFF)
+    assert latents.shape == (3, 4, 8, 8)
+    again, _, images = sample(models, reference, driving, None, settings, OFF, pose_images=drawn)
+    assert images is drawn
+    assert again.equal(latents)
+    blank = sample(models, reference, driving, None, settings, OFF, pose_images=np.zeros_like(drawn))[0]
+    assert not blank.equal(latents)
+
+
+def test_find_face(animator, reference, reference_pose):
+    with torch.no_grad():
+        face = find_face(animator.models, reference, reference_pose)
+    assert face.embedding.shape == (16,)
+    assert face.box.shape == (4,)
+
+
+# --- settings and their faults --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model):
+    return read_config(tiny_model)
+
+
+def test_settings_are_the_models_unless_given(config):
+    own = SamplingConfig.for_model(config, steps=None)
+    assert own == SamplingConfig(64, 64, 2, (1.5, 1.5), 4, 2, 0)
+    assert SamplingConfig.for_model(config, steps=5, seed=9) == replace(own, steps=5, seed=9)
+
+
+@pytest.mark.parametrize(
+    "width, height, near",
+    [(60, 64, "64 x 64"), (64, 90, "64 x 96"), (100, 100, "96 x 96"), (10, 64, "32 x 64"), (0, 64, "32 x 64")],
+)
+def test_size_that_is_no_multiple(config, width, height, near):
+    with pytest.raises(InputError) as error:
+        SamplingConfig.for_model(config, width=width, height=height)
+    assert str(error.value) == f"size {width} x {height}: model 'tiny' needs multiples of 32; take {near}"
+    suggested = [int(side) for side in near.split(" x ")]
+    SamplingConfig.for_model(config, width=suggested[0], height=suggested[1])
+
+
+def test_no_steps(config):
+    for steps in (0, -3):
+        with pytest.raises(InputError, match=f"steps {steps}: sampling needs at least 1 step"):
+            SamplingConfig.for_model(config, steps=steps)
+
+
+def test_no_frames(animate, driving):
+    with pytest.raises(InputError, match="no frames; give at least one"):
+        animate(driving.slice(0, 0), align_method="none")
+    with pytest.raises(InputError):
+        animate(driving.slice(0, 0))
+
+
+def test_windows_that_cannot_be(animate, driving):
+    with pytest.raises(InputError, match="context window 4 with overlap 4"):
+        animate(driving, context_overlap=4)
+    with pytest.raises(InputError, match="context window 1 with overlap 0"):
+        animate(driving, context_window=1, context_overlap=0)
+
+
+def test_hjb_steps_after_the_last(animate):
+    with pytest.raises(InputError, match="hjb-steps 2:9 start after the last sampling step, 1"):
+        animate(hjb=HJBConfig(first_step=2))
+
+
+def test_unknown_alignment(animate):
+    with pytest.raises(InputError, match="alignment 'magic' is unknown"):
+        animate(align_method="magic")
+
+
+def test_model_hjb_is_stretched_to_the_steps(config):
+    config = replace(config, steps=15, hjb={"iterations": 4, "first_step": 6, "last_step": 11, "lr": 0.1})
+    assert model_hjb(config, 15) == HJBConfig(4, 6, 11, 0.1)
+    assert model_hjb(config, 30) == HJBConfig(4, 12, 23, 0.1)
+    assert model_hjb(config, 5) == HJBConfig(4, 2, 3, 0.1)
+    assert model_hjb(config, 15, iterations=9, lr=None) == HJBConfig(9, 6, 11, 0.1)
+    for steps in range(1, 60):
+        made = model_hjb(config, steps)
+        assert 0 <= made.first_step <= made.last_step < steps
+
+
+def test_unknown_device():
+    for device in ("toaster", "cuda:99", ""):
+        with pytest.raises(InputError, match=f"device '{device}' can't be used: .*; try auto or cpu") as error:
+            pick_device(device)
+        assert "\n" not in str(error.value)
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_load(tiny_model):
+    assert StableAnimator.load(tiny_model, device="cpu").models.config.name == "tiny"
+    with pytest.raises(WeightsError, match="unknown model 'nothing'"):
+        StableAnimator.load("nothing", device="cpu")
+    with pytest.raises(InputError, match="device 'toaster' can't be used"):
+        StableAnimator.load(tiny_model, device="toaster")
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_make_the_round_trip():
+    picture = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    there = from_uint8(picture)
+    assert there.min() == -1 and there.max() == 1
+    np.testing.assert_array_equal(to_uint8(there[None])[0], picture)
+    assert to_uint8(torch.tensor([-7.0, 7, 0]).view(1, 3, 1, 1)).tolist() == [[[[0, 255, 128]]]]
+
+
+def test_judge_scores_the_reference_itself_as_one(animator, reference, reference_pose):
+    boxes = face_boxes(reference_pose, scale=1.5)
+    video = from_uint8(reference)[None]
+    with torch.no_grad():
+        name, csim = animator.judge_identity(video, boxes, reference, reference_pose)
+        nobody = FaceBoxes(boxes.boxes, torch.zeros(1, dtype=torch.bool))
+        assert animator.judge_identity(video, nobody, reference, reference_pose)[1].isnan().all()
+    assert name == "judge"
+    assert csim.tolist() == [pytest.approx(1)]
