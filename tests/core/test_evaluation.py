@@ -1,0 +1,152 @@
+"""The evaluation's rows are computed from what their names say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core.errors import InputError
+from stableanimator_core.evaluation.animation import FIRST_SEED, _l1, _psnr_ssim, evaluate_animation
+from stableanimator_core.face import crop_faces, encode_reference_face, face_boxes, score_identity
+from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.performers import make_clip
+from stableanimator_core.pipeline import StableAnimator, from_uint8
+from stableanimator_core.vae import decode_latents, encode_image
+from stableanimator_core.weights import load_models
+
+CLIPS, FRAMES, SEED = 2, 2, 3
+KEYS = (
+    "csim", "csim_without_hjb", "csim_reconstruction", "csim_ceiling", "csim_copy", "csim_floor", "l1",
+    "l1_without_hjb", "face_l1", "face_l1_without_hjb", "psnr", "ssim", "seconds_per_clip",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def animator(tiny_model):
+    return StableAnimator(load_models(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def evaluated(animator):
+    """The evaluation's result and the (clips done, clips) that it reported."""
+    reported = []
+    hjb = HJBConfig(iterations=1, first_step=1, last_step=1, lr=1.0)
+    result = evaluate_animation(
+        animator, clips=CLIPS, seed=SEED, frames=FRAMES, hjb=hjb, on_clip=lambda *done: reported.append(done)
+    )
+    return result, reported
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [make_clip(SEED * FIRST_SEED + i, size=(64, 64), frames=FRAMES, split="held_out") for i in range(CLIPS)]
+
+
+def video_of(frames):
+    return torch.stack([from_uint8(frame) for frame in frames])
+
+
+def judged(animator, video, poses, clip) -> float:
+    """Mean CSIM of a video's faces with a clip's reference, by the judge."""
+    judge, scale = animator.models.face_judge, animator.models.config.face_scale
+    with torch.no_grad():
+        target = encode_reference_face(judge, from_uint8(clip.reference), clip.reference_pose, scale=scale)
+        return score_identity(judge, video, face_boxes(poses, scale=scale), target.embedding).nanmean().item()
+
+
+def decoded(animator, clip):
+    vae = animator.models.vae
+    with torch.no_grad():
+        latents = encode_image(vae, video_of(clip.frames)) * vae.config.scaling_factor
+        return decode_latents(vae, latents).clamp(-1, 1)
+
+
+def test_every_documented_key_is_a_finite_number(evaluated):
+    result, reported = evaluated
+    assert set(KEYS) <= set(result)
+    assert all(np.isfinite(result[key]) for key in KEYS)
+    assert (result["clips"], result["frames"]) == (CLIPS, FRAMES)
+    assert reported == [(1, 2), (2, 2)]
+    assert all(-1.001 <= result[key] <= 1.001 for key in KEYS if key.startswith("csim") or key == "ssim")
+    assert all(0 <= value <= 1 for key, value in result.items() if "l1" in key)
+
+
+def test_the_ceiling_is_the_truth(evaluated, animator, clips):
+    expected = np.mean([judged(animator, video_of(clip.frames), clip.poses, clip) for clip in clips])
+    assert evaluated[0]["csim_ceiling"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_floor_is_the_other_person(evaluated, animator, clips):
+    pairs = [(clips[0], clips[1]), (clips[1], clips[0])]
+    expected = np.mean([judged(animator, video_of(other.frames), other.poses, clip) for clip, other in pairs])
+    assert evaluated[0]["csim_floor"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_copy_is_the_reference_in_every_frame(evaluated, animator, clips):
+    still = [from_uint8(clip.reference).expand(FRAMES, -1, -1, -1) for clip in clips]
+    l1 = np.mean([np.abs(clip.frames - clip.reference.astype(float)).mean() / 255 for clip in clips])
+    assert evaluated[0]["l1_copy"] == pytest.approx(l1, abs=1e-5)
+    csim = np.mean([judged(animator, video, clip.poses, clip) for video, clip in zip(still, clips)])
+    assert evaluated[0]["csim_copy"] == pytest.approx(csim, abs=1e-4)
+
+
+def test_the_reconstruction_is_the_truth_through_the_vae(evaluated, animator, clips):
+    videos = [decoded(animator, clip) for clip in clips]
+    l1 = np.mean([(video - video_of(clip.frames)).abs().mean() / 2 for video, clip in zip(videos, clips)])
+    assert evaluated[0]["l1_reconstruction"] == pytest.approx(l1, abs=1e-5)
+    csim = np.mean([judged(animator, video, clip.poses, clip) for video, clip in zip(videos, clips)])
+    assert evaluated[0]["csim_reconstruction"] == pytest.approx(csim, abs=1e-4)
+    faces = []
+    for video, clip in zip(videos, clips):
+        boxes = face_boxes(clip.poses, scale=animator.models.config.face_scale)
+        both = [crop_faces(v[boxes.found], boxes.boxes[boxes.found], 64) for v in (video, video_of(clip.frames))]
+        faces.append((both[0] - both[1]).abs().mean() / 2)
+    assert evaluated[0]["face_l1_reconstruction"] == pytest.approx(np.mean(faces), abs=1e-5)
+
+
+def test_the_animation_is_the_pipelines(evaluated, animator, clips):
+    off = HJBConfig(iterations=0)
+    videos = [
+        animator.animate(clip.reference, clip.poses, clip.reference_pose, align_method="none", hjb=off, seed=clip.seed)
+        for clip in clips
+    ]
+    l1 = np.mean([np.abs(made.frames - clip.frames.astype(float)).mean() / 255 for made, clip in zip(videos, clips)])
+    assert evaluated[0]["l1_without_hjb"] == pytest.approx(l1, abs=1e-5)
+    assert evaluated[0]["csim_without_hjb"] == pytest.approx(np.mean([made.csim.mean() for made in videos]), abs=0.02)
+    assert evaluated[0]["l1"] != evaluated[0]["l1_without_hjb"], "HJB moved the latents"
+
+
+def test_the_truth_has_no_error():
+    video = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert _l1(video, video) == 0
+    psnr, ssim = _psnr_ssim(video, video)
+    assert psnr == float("inf") or psnr > 80
+    assert ssim == pytest.approx(1)
+    assert _l1(torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)) == 1
+
+
+def test_psnr_and_ssim_of_a_known_error():
+    video = torch.zeros(1, 3, 32, 32)
+    psnr, ssim = _psnr_ssim(video, video + 0.2)  # 0.1 on a scale of 0..1
+    assert psnr == pytest.approx(20, abs=1e-3)
+    assert 0.9 < ssim < 1
+
+
+def test_another_seed_is_other_people(clips):
+    other = make_clip((SEED + 1) * FIRST_SEED, size=(64, 64), frames=1, split="held_out")
+    assert (other.reference != clips[0].reference).any()
+
+
+def test_the_floor_needs_two_people(animator):
+    for clips in (1, 0):
+        with pytest.raises(InputError, match=f"clips {clips}: give at least 2, the floor compares each person with"):
+            evaluate_animation(animator, clips=clips, seed=0)
+
+
+def test_a_model_without_a_judge(animator):
+    alone = StableAnimator(replace(animator.models, face_judge=None))
+    with pytest.raises(InputError, match="model 'tiny' has no judge of its own to score identity with"):
+        evaluate_animation(alone, clips=2, seed=0)
