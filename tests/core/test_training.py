@@ -1,0 +1,561 @@
+"""Training: each piece against what it must do, and the whole recipe on almost nothing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stableanimator_core.errors import InputError
+from stableanimator_core.models.iresnet import IResNet
+from stableanimator_core.performers import render_dataset
+from stableanimator_core.sampling import timestep_of, x0_from_v
+from stableanimator_core.training import loop, mini
+from stableanimator_core.training.animator import Animator, AnimatorRecipe, _draw, _noisy_batch, encode_clips
+from stableanimator_core.training.autoencoder import (
+    AutoencoderRecipe,
+    Reconstruction,
+    _sample_boxes,
+    face_mask,
+    train_autoencoder,
+)
+from stableanimator_core.training.autoencoder import _draw as draw_frames
+from stableanimator_core.training.data import ClipStore, prefetch
+from stableanimator_core.training.faces import MarginHead, degrade, train_embedder, verification
+from stableanimator_core.training.graphs import Graphed
+from stableanimator_core.training.loop import Budget, MovingAverage, OptimizerSteps, Progress
+from stableanimator_core.vae import encode_image
+from stableanimator_core.weights import BUILT_IN, load_models, read_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of three rendered clips of three frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    render_dataset(folder, 3, seed=1, size=64, frames=3, workers=1, canvas_short_side=128)
+    return folder
+
+
+@pytest.fixture
+def store(clips):
+    return ClipStore(clips)
+
+
+# --- loop -----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_ends_by_steps():
+    progress = Progress("test", Budget(7))
+    seen = [(step, progress.done) for step in progress]
+    assert seen == [(i, pytest.approx(i / 7)) for i in range(7)]
+    assert progress.done == 1
+
+
+def test_progress_ends_by_minutes(monkeypatch):
+    """A clock that goes on by 2 s a look: half a minute is over long before the steps are."""
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
+    progress = Progress("test", Budget(100_000, minutes=0.5))
+    steps = sum(1 for _ in progress)
+    assert steps == 15 * loop.CLOCK_STEPS
+    assert progress.done >= 1
+
+
+def test_few_steps_end_before_many_minutes():
+    assert sum(1 for _ in Progress("test", Budget(25, minutes=60))) == 25
+
+
+def test_learning_rate_warms_up_and_falls_to_the_floor():
+    progress, rates = Progress("test", Budget(1)), []
+    for done in np.linspace(0, 1, 201):
+        progress.done = float(done)
+        rates.append(progress.learning_rate(3.0, warmup=0.1, floor=0.02))
+    peak = rates.index(max(rates))
+    assert 0 < rates[0] < 0.05
+    assert peak == 20 and rates[peak] == pytest.approx(3.0)
+    assert rates[:21] == sorted(rates[:21]) and rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(3.0 * 0.02)
+    progress.done = 1.5  # minutes may overshoot
+    assert progress.learning_rate(3.0) == pytest.approx(3.0 * 0.02)
+
+
+def test_the_log_line_holds_means(caplog):
+    progress = Progress("stage", Budget(4), every=2)
+    with caplog.at_level("INFO", logger=loop.__name__):
+        for step in progress:
+            progress.report(loss=torch.tensor(float(step)))
+    assert [record.getMessage().split("  ")[-1] for record in caplog.records] == ["loss 0.5000", "loss 2.5000"]
+    assert caplog.records[0].getMessage().startswith("stage step 2 (25 %")
+
+
+def layer_with_counter():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def test_swapping_twice_restores_both():
+    module = layer_with_counter()
+    average = MovingAverage(module)
+    with torch.no_grad():
+        module[0].weight.add_(1)
+    average.update()
+    live = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    average.swap()
+    first = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    assert not first["0.weight"].equal(live["0.weight"])
+    average.swap()
+    assert all(tensor.equal(live[key]) for key, tensor in module.state_dict().items())
+    average.swap()
+    assert all(tensor.equal(first[key]) for key, tensor in module.state_dict().items())
+
+
+def test_the_average_is_between_old_and_new():
+    module = layer_with_counter()
+    old = module[0].weight.detach().clone()
+    average = MovingAverage(module, decay=0.999)
+    with torch.no_grad():
+        module[0].weight.add_(torch.rand_like(old) + 0.1)
+    module[1].num_batches_tracked.add_(5)
+    new = module[0].weight.detach().clone()
+    average.update()
+    average.swap()
+    assert (module[0].weight > old).all() and (module[0].weight < new).all()
+    assert module[1].num_batches_tracked == 5, "counters are copied"
+
+
+def test_the_average_has_a_short_memory_at_the_start_and_a_long_one_later():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = MovingAverage(module, decay=0.99)
+    nn.init.ones_(module.weight)
+    for _ in range(20):
+        average.update()
+    average.swap()
+    assert module.weight.item() > 0.95
+    average.swap()
+    for _ in range(2000):
+        average.update()
+    nn.init.zeros_(module.weight)
+    average.update()
+    average.swap()
+    assert module.weight.item() == pytest.approx(0.99, abs=1e-4)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped():
+    weight = nn.Parameter(torch.ones(3))
+    step = OptimizerSteps(torch.optim.SGD([weight], lr=1.0))
+    for bad in (float("nan"), float("inf")):
+        step((weight * bad).sum(), 0.1)
+        assert weight.equal(torch.ones(3))
+    assert step.skipped == 2
+    step(weight.sum(), 0.1)
+    assert step.skipped == 0
+    assert (weight < 1).all()
+
+
+def test_many_skipped_steps_in_a_row_are_a_fault():
+    weight = nn.Parameter(torch.ones(3))
+    step = OptimizerSteps(torch.optim.SGD([weight], lr=1.0))
+    for _ in range(loop.MOST_SKIPPED):
+        step((weight * float("nan")).sum(), 0.1)
+    with pytest.raises(RuntimeError, match="no finite gradient in 51 steps; lower the learning rate"):
+        step((weight * float("nan")).sum(), 0.1)
+
+
+def test_gradients_are_clipped_and_the_rate_is_the_given_one():
+    weight = nn.Parameter(torch.zeros(4))
+    step = OptimizerSteps(torch.optim.SGD([weight], lr=99.0), clip=1.0)
+    step(1000 * weight.sum(), 0.5)
+    torch.testing.assert_close(weight.detach(), torch.full((4,), -0.25))  # a norm of 1 at a rate of .5
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_shows_the_rendered_clips(store):
+    assert (len(store), store.ready, store.frames, store.width, store.height) == (3, 3, 3, 64, 64)
+    assert store.clips.shape == store.pose_images.shape == (3, 4, 64, 64, 3)
+    drawn = store.draw(np.random.default_rng(0), 50)
+    assert set(drawn.tolist()) == {0, 1, 2}
+
+
+def test_processes_share_the_clips(clips):
+    shares = [ClipStore(clips, process=i, processes=2) for i in range(2)]
+    assert [share.own.tolist() for share in shares] == [[0, 2], [1]]
+    assert set(shares[0].draw(np.random.default_rng(0), 50).tolist()) == {0, 2}
+
+
+def test_only_written_clips_are_drawn(clips, tmp_path):
+    for file in clips.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "progress").write_text("2")
+    growing = ClipStore(tmp_path)
+    assert growing.ready == 2
+    assert set(growing.draw(np.random.default_rng(0), 50).tolist()) == {0, 1}
+
+
+def test_a_folder_without_clips(tmp_path):
+    with pytest.raises(InputError, match="holds no rendered clips"):
+        ClipStore(tmp_path)
+
+
+def test_prefetch_keeps_the_order_and_other_things():
+    numbers = iter(range(100))
+    batches = prefetch(lambda: (torch.tensor(next(numbers)), "text"), device=CPU)
+    assert [(int(number), text) for number, text in (next(batches) for _ in range(10))] == [
+        (i, "text") for i in range(10)
+    ]
+    batches.close()
+
+
+def test_errors_in_the_thread_surface():
+    def draw():
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(prefetch(draw, device=CPU))
+
+
+# --- faces ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_own_class_is_shifted_by_the_margin():
+    torch.manual_seed(0)
+    head = MarginHead(8, 5, margin=0.35, scale=32.0)
+    embedding, person = torch.randn(6, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    cosine = nn.functional.normalize(embedding) @ nn.functional.normalize(head.centres.detach()).T
+    logits = cosine.clone()
+    for row, own in enumerate(person.tolist()):
+        logits[row, own] = math.cos(math.acos(cosine[row, own]) + 0.35)
+    expected = nn.functional.cross_entropy(32.0 * logits, person)
+    torch.testing.assert_close(head(embedding, person), expected)
+    head.margin = 0.0
+    torch.testing.assert_close(head(embedding, person), nn.functional.cross_entropy(32.0 * cosine, person))
+    assert head(embedding, person) < expected
+
+
+def test_a_perfect_embedding_has_a_finite_gradient():
+    head = MarginHead(4, 3)
+    embedding = head.centres.detach()[:1].clone().requires_grad_()
+    head(embedding, torch.tensor([0])).backward()
+    assert embedding.grad.isfinite().all() and head.centres.grad.isfinite().all()
+
+
+def squares(people=4, views=6, size=32):
+    """Views of people who are coloured squares on noise: uint8 [people, views, S, S, 3]."""
+    rng = np.random.default_rng(0)
+    colours = np.array([(230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 30)])
+    crops = rng.integers(100, 150, (people, views, size, size, 3), dtype=np.uint8)
+    for p in range(people):
+        for v in range(views):
+            x, y = rng.integers(2, 10, 2)
+            crops[p, v, y : y + 18, x : x + 18] = colours[p]
+    return torch.from_numpy(crops)
+
+
+def test_the_embedder_learns_to_tell_people_apart():
+    torch.manual_seed(0)
+    embedder = IResNet([1] * 4, [8, 8, 16, 16], embedding_dim=16, input_size=32, head="depthwise")
+    train_embedder(embedder, squares(), Budget(60), device=CPU, name="squares", batch=16, rate=5e-3)
+    assert not embedder.training
+    assert not any(weight.requires_grad for weight in embedder.parameters())
+    scores = verification(embedder, squares(), device=CPU)
+    assert scores["same"] > 0.8
+    assert scores["other"] < 0.4
+    assert scores["tar_at_far_0.001"] > 0.9
+
+
+def test_verification_of_a_known_embedder():
+    """An embedder that gives every person an axis of their own."""
+
+    def embedder(faces):
+        colours = torch.tensor([(230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 30)]) / 127.5 - 1
+        return nn.functional.one_hot(torch.cdist(faces[:, :, 11, 11], colours).argmin(1), 4)
+
+    scores = verification(embedder, squares(), device=CPU)
+    assert scores == {"same": 1.0, "other": 0.0, "tar_at_far_0.001": 1.0}
+
+
+def test_degraded_faces_stay_pictures():
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.rand(8, 3, 32, 32) * 2 - 1
+    worse = degrade(faces, generator)
+    assert worse.shape == faces.shape
+    assert worse.abs().max() <= 1
+    assert 0.01 < (worse - faces).abs().mean() < 0.5
+    assert degrade(faces, torch.Generator().manual_seed(0)).equal(worse)
+
+
+# --- autoencoder ----------------------------------------------------------------------------------------------------
+
+
+def test_face_mask_is_one_in_the_box():
+    boxes = torch.tensor([[2.0, 1, 5, 4], [float("nan")] * 4])
+    mask = face_mask(boxes, (6, 8))
+    expected = torch.zeros(6, 8)
+    expected[1:4, 2:5] = 1
+    assert mask[0, 0].equal(expected)
+    assert not mask[1].any()
+
+
+def test_sampled_boxes_are_the_pixels_of_the_box():
+    frames = torch.rand(2, 3, 20, 30)
+    boxes = torch.tensor([[3.0, 4, 11, 12], [10, 2, 18, 10]])
+    crops = _sample_boxes(frames, boxes, 8)
+    torch.testing.assert_close(crops[0], frames[0, :, 4:12, 3:11], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(crops[1], frames[1, :, 2:10, 10:18], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("close_ups", [0.0, 1.0])
+def test_drawn_frames_and_their_boxes(store, close_ups):
+    rng, recipe = np.random.default_rng(0), AutoencoderRecipe(frames=4, crop=32, close_ups=close_ups)
+    for _ in range(10):
+        frames, boxes, has_face = draw_frames(store, rng, recipe)
+        side = 32 if close_ups else 64
+        assert frames.dtype == torch.uint8 and frames.shape[2:] == (side, side, 3)
+        assert boxes.shape == (frames.shape[0] * frames.shape[1], 4) and has_face.shape == boxes.shape[:1]
+        assert boxes.isfinite().all()
+        inside = boxes[has_face > 0]
+        assert (inside > -2).all() and (inside < side + 2).all()
+
+
+def test_the_loss_of_a_perfect_reconstruction_is_the_kl_alone():
+    class Exact(nn.Module):
+        """A VAE that keeps the picture, with a posterior of its own."""
+
+        def encode(self, x):
+            posterior = type("Posterior", (), {"mean": torch.zeros(len(x), 4, 2, 2), "std": torch.ones(1)})()
+            posterior.logvar = torch.zeros(len(x), 4, 2, 2)
+            self.x = x
+            return type("Output", (), {"latent_dist": posterior})()
+
+        def decode(self, z, num_frames):
+            return type("Output", (), {"sample": self.x})()
+
+    embedder = IResNet([1] * 4, [8] * 4, embedding_dim=16, input_size=16, head="depthwise").eval()
+    x, boxes = torch.rand(1, 2, 3, 16, 16) * 2 - 1, torch.tensor([[2.0, 2, 12, 12]] * 2)
+    noise = torch.randn(2, 4, 2, 2)
+    loss, l1, feature, kl = Reconstruction(Exact(), embedder, AutoencoderRecipe())(
+        x, boxes, torch.ones(2), noise, torch.zeros_like(noise)
+    )
+    assert (l1.item(), kl.item()) == (0, 0)
+    assert feature.item() == pytest.approx(0, abs=1e-5)
+    assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.fixture
+def bright(tmp_path):
+    """Clips of 32 x 32 px: a dark face on a bright wall that differs a little from clip to clip."""
+    frames = np.empty((4, 3, 32, 32, 3), np.uint8)
+    frames[:] = np.array([(250, 220, 160), (230, 230, 180), (240, 200, 170), (220, 210, 150)])[:, None, None, None]
+    frames[:, :, 8:16, 10:18] = (90, 40, 20)
+    np.save(tmp_path / "frames.npy", frames)
+    np.save(tmp_path / "pose_images.npy", np.zeros_like(frames))
+    np.save(tmp_path / "face_boxes.npy", np.broadcast_to(np.float32([10, 8, 18, 16]), (4, 3, 4)))
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "progress").write_text("4")
+    return ClipStore(tmp_path)
+
+
+def test_the_autoencoder_learns(tiny_model, bright):
+    models = load_models(tiny_model)
+    frames = torch.from_numpy(np.array(bright.clips[:, 1])).permute(0, 3, 1, 2) / 127.5 - 1
+
+    @torch.no_grad()
+    def error() -> float:
+        made = models.vae.decode(models.vae.encode(frames).latent_dist.mode(), num_frames=4).sample
+        return (made - frames).abs().mean().item()
+
+    before = error()
+    torch.manual_seed(0)
+    recipe = AutoencoderRecipe(frames=2, close_ups=0.0, rate=5e-3)
+    train_autoencoder(models.vae, bright, models.face_embedder, Budget(12), recipe, device=CPU)
+    assert error() < 0.9 * before
+    assert not models.vae.training and not any(weight.requires_grad for weight in models.vae.parameters())
+    latents = encode_image(models.vae, frames) * models.vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, abs=0.01)
+
+
+# --- animator -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model):
+    return load_models(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny, clips):
+    return encode_clips(tiny, ClipStore(clips), device=CPU, chunk=2)
+
+
+def test_encoded_clips(tiny, store, encoded):
+    assert encoded.latents.shape == (3, 3, 4, 8, 8)
+    assert encoded.image_latents.shape == (3, 4, 8, 8)
+    assert encoded.reference.shape == (3, 3, 32, 32) and encoded.reference.dtype == torch.uint8
+    assert encoded.embedding.shape == (3, 16)
+    assert encoded.has_face.tolist() == np.isfinite(store.face_boxes[:, 0]).all(1).tolist()
+    frames = torch.from_numpy(np.array(store.clips[2, 1:])).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        expected = encode_image(tiny.vae, frames) * tiny.vae.config.scaling_factor
+    torch.testing.assert_close(encoded.latents[2].float(), expected, atol=5e-3, rtol=1e-2)
+
+
+def batch_of(tiny, encoded, store, recipe, seed=0):
+    torch.manual_seed(seed)
+    progress = Progress("test", Budget(10))
+    clips, start, pose_images, boxes = _draw(store, np.random.default_rng(seed), recipe, progress)
+    return clips, start, boxes, *_noisy_batch(encoded, clips, start, pose_images, tiny, recipe)
+
+
+def test_the_v_target_inverts_to_the_clean_latents(tiny, encoded, store):
+    recipe = AnimatorRecipe(clips=6, frames=2, sigma_std=1.0)
+    clips, start, _, batch, target = batch_of(tiny, encoded, store, recipe)
+    noisy, timestep = batch[:2]
+    sigma = (4 * timestep).exp()
+    torch.testing.assert_close(timestep_of(sigma), timestep)
+    wide = sigma[:, None, None, None, None]
+    x = noisy * (wide**2 + 1).sqrt()
+    x0 = torch.stack([encoded.latents[c, s : s + 2].float() for c, s in zip(clips, start)])
+    torch.testing.assert_close(x0_from_v(target, x, wide), x0, atol=1e-4, rtol=1e-4)
+
+
+def test_drawn_runs_are_consecutive_frames_and_longer_in_the_end(store):
+    progress, recipe = Progress("test", Budget(10)), AnimatorRecipe(clips=6, frames=2, long_after=0.7)
+    clips, start, pose_images, boxes = _draw(store, np.random.default_rng(0), recipe, progress)
+    assert pose_images.shape == (6, 2, 64, 64, 3) and boxes.shape == (6, 2, 4)
+    for i, (clip, first) in enumerate(zip(clips.tolist(), start.tolist())):
+        np.testing.assert_array_equal(pose_images[i], store.pose_images[clip, first + 1 : first + 3])
+    progress.done = 0.8
+    assert _draw(store, np.random.default_rng(0), recipe, progress)[2].shape == (4, 3, 64, 64, 3)
+
+
+@pytest.mark.parametrize("drop_all, drop_face", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_what_is_dropped(tiny, encoded, store, drop_all, drop_face):
+    recipe = AnimatorRecipe(clips=4, frames=2, drop_all=drop_all, drop_face=drop_face)
+    clips, _, _, batch, _ = batch_of(tiny, encoded, store, recipe)
+    assert batch[2].tolist() == [1 - drop_all] * 4
+    assert batch[3].tolist() == [(1 - drop_face) * float(encoded.has_face[clip]) for clip in clips]
+
+
+def test_a_dropped_condition_does_not_reach_the_unet(tiny, encoded, store):
+    """With keep = 0 reference, face and pose may be anything, as in the unconditional half of guidance."""
+    recipe = AnimatorRecipe(clips=2, frames=2, drop_all=1.0)
+    *_, batch, _ = batch_of(tiny, encoded, store, recipe)
+    animator = Animator(tiny).eval()
+    noisy, timestep, keep, scale, reference, embedding, still, pose, micro = batch
+    with torch.no_grad():
+        one = animator(*batch)
+        other = animator(noisy, timestep, keep, scale, -reference, -embedding, -still, -pose, micro)
+        kept = animator(noisy, timestep, keep + 1, scale, reference, embedding, still, pose, micro)
+    assert one.shape == noisy.shape
+    torch.testing.assert_close(one, other)
+    assert not one.equal(kept)
+
+
+def test_on_the_cpu_a_network_is_called_plainly():
+    network = nn.Linear(3, 2)
+    x = torch.rand(4, 3)
+    assert Graphed(network, CPU)(x).equal(network(x))
+    assert Graphed(network, CPU)(x).requires_grad
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """quick_recipe with networks and pictures that are smaller still."""
+    whole = mini.mini_config
+
+    def config(size=64, **kwargs):
+        made = whole(size, channels=(32, 32, 32), **kwargs)
+        parts = made.parts | {"vae": made.parts["vae"] | {"block_out_channels": [32, 32, 32, 32]}}
+        for name in ("face_embedder", "face_judge"):
+            parts[name] = parts[name] | {"layers": [1] * 4, "widths": [8] * 4}
+        return replace(made, parts=parts)
+
+    monkeypatch.setattr(mini, "mini_config", config)
+    monkeypatch.setattr(mini, "UNSEEN", 2)
+    few = Budget(1)
+    return replace(
+        mini.quick_recipe(),
+        size=64,
+        frames=2,
+        clips=2,
+        identities=2,
+        embedder=few,
+        autoencoder=few,
+        animator=few,
+        animation=AnimatorRecipe(clips=1, frames=2),
+        batch_faces=4,
+    )
+
+
+def check_model(folder, trained):
+    """The folder holds the trained networks."""
+    loaded = load_models(folder)
+    assert loaded.config.name == "mini"
+    assert loaded.face_judge is not None
+    assert loaded.vae.config.scaling_factor == trained.vae.config.scaling_factor
+    for name, part in trained.parts().items():
+        assert not part.training and not any(weight.requires_grad for weight in part.parameters()), name
+        state = loaded.parts()[name].state_dict()
+        for key, tensor in part.state_dict().items():
+            torch.testing.assert_close(state[key], tensor, atol=1e-2, rtol=1e-2)
+    return loaded
+
+
+def test_the_recipe_writes_a_model_that_loads(small, clips, tmp_path, monkeypatch):
+    """The clips are rendered already, the views are squares."""
+    monkeypatch.setattr(mini, "render_views", lambda folder, people, **_: squares(people, 2, mini.FACE_SIZE).numpy())
+    data = shutil.copytree(clips, tmp_path / "data" / "clips").parent
+    trained = mini.train_mini(tmp_path / "out", small, data=data)
+    loaded = check_model(tmp_path / "out", trained)
+    assert trained.pose_net.final_proj.weight.any(), "it starts at zero"
+
+    mini.train_mini(tmp_path / "again", small, stages=(), data=data, start_from=tmp_path / "out")
+    again = load_models(tmp_path / "again")
+    for name, part in again.parts().items():
+        state = loaded.parts()[name].state_dict()
+        assert all(tensor.equal(state[key]) for key, tensor in part.state_dict().items()), name
+    assert again.vae.config.scaling_factor == trained.vae.config.scaling_factor
+
+
+@pytest.mark.slow
+def test_the_recipe_renders_its_own_material(small, tmp_path):
+    trained = mini.train_mini(tmp_path / "out", small)
+    check_model(tmp_path / "out", trained)
+    assert ClipStore(tmp_path / "out" / "data" / "clips").ready == small.clips
+
+
+def test_recipe_errors(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: is a file; give a folder for the model"):
+        mini.train_mini(tmp_path / "file", mini.quick_recipe())
+    with pytest.raises(InputError, match="stage 'dance' is unknown; choose from faces, autoencoder, animator"):
+        mini.train_mini(tmp_path / "out", mini.quick_recipe(), stages=("faces", "dance"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_renderer_that_fails_is_noticed(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    failed = type("Process", (), {"exitcode": 3})()
+    with pytest.raises(RuntimeError, match="rendering the clips failed with exit status 3"):
+        mini._wait(failed, lambda: False)
+    mini._wait(failed, lambda: True)
+    mini._wait(None, iter((False, True)).__next__)
+
+
+def test_the_built_in_model_is_what_the_recipe_makes():
+    shipped, made = read_config(BUILT_IN["mini"]), mini.mini_config()
+    for part, settings in made.parts.items():
+        assert settings.items() <= shipped.parts[part].items(), part
