@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .animate import add_model_options, identity_of, load_animator, print_identity, progress_hooks
-from .arguments import add_json
+from .arguments import add_json, whole
 from .report import Report
 
 DEMO = Path(__file__).resolve().parents[1] / "assets" / "demo"
@@ -17,6 +17,7 @@ def register(commands) -> None:
     parser = commands.add_parser("demo", help="animate the picture that ships here; no download, no GPU needed")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER", help=f"default: {DEFAULT_OUT}")
     add_model_options(parser)
+    parser.add_argument("--frames", type=whole(1), metavar="N", help="default: as many as the model sees at once")
     add_json(parser)
     parser.set_defaults(run=demo_command)
 
@@ -31,9 +32,10 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
 
     folder = prepare_folder(args.out)
     reference = read_image(DEMO / "reference.png")
-    reference_pose, driving = Poses.load(DEMO / "reference.json"), Poses.load(DEMO / "driving.json")
+    reference_pose = Poses.load(DEMO / "reference.json")
     animator, device = load_animator(args)
     config = animator.models.config
+    driving = Poses.load(DEMO / "driving.json").slice(0, args.frames or config.context_window)
 
     def run(hjb: HJBConfig, label: str):
         hooks = progress_hooks(report, label)

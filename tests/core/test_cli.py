@@ -69,7 +69,8 @@ def test_demo(run, material, tiny_model, monkeypatch):
     text = run(*argv)
     assert "without HJB" in text
     assert "contact_sheet.png" in text
-    off = json.loads(run(*argv, "--hjb-iterations", 0, "--json"))
+    off = json.loads(run(*argv, "--hjb-iterations", 0, "--frames", 2, "--json"))
+    assert off["frames"] == 2
     assert off["csim"] == off["csim_without_hjb"]
 
 
