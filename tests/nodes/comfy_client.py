@@ -141,9 +141,15 @@ class ComfyServer:
         self.post("/interrupt", {})
 
     def free(self) -> None:
-        """The free-memory button: models out, cache emptied. Returns once the server has done it."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(1.5)
+        """The free-memory button: models out, cache emptied. Returns once no network is left, or after 20 seconds.
+
+        It is pressed again while nothing happens: ComfyUI misses it between looking for it and going to sleep.
+        """
+        for _ in range(20):
+            self.post("/free", {"unload_models": True, "free_memory": True})
+            time.sleep(1.0)
+            if self.get("/probe/models") == {"loaded": [], "alive": 0}:
+                break
 
     def resident_mib(self) -> float:
         import psutil  # comes with ComfyUI
