@@ -74,6 +74,14 @@ def test_demo(run, material, tiny_model, monkeypatch):
     assert off["csim"] == off["csim_without_hjb"]
 
 
+def test_what_ships_is_complete(run, tmp_path):
+    assert json.loads(run("doctor", "--json"))["models"]["mini"]["ok"]
+    argv = ["demo", "--device", "cpu", "--out", tmp_path / "demo", "--frames", 2, "--steps", 3]
+    result = json.loads(run(*argv, "--json"))
+    assert (result["model"], result["frames"], result["size"]) == ("mini", 2, [160, 160])
+    assert min(result["csim"]) > 0.2, "the built-in model does not keep the demo's face"
+
+
 def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert demo.prepare_folder(demo.DEFAULT_OUT).is_dir()
