@@ -51,7 +51,7 @@ doctor: $(VENV)/.installed
 	$(PY) -m stableanimator_core doctor
 
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
-	COMFYUI_PATH="$(if $(COMFYUI_FOUND),$(COMFYUI_PATH))" $(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 comfyui-tests-note:
 	@echo "NOTE: no ComfyUI at $(COMFYUI_PATH): the tests inside ComfyUI are SKIPPED."
