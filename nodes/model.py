@@ -63,4 +63,7 @@ class StableAnimatorLoadModel(io.ComfyNode):
 def _auto_dtype(folder: Path) -> torch.dtype:
     """fp32 for a small model, else ComfyUI's choice for this device."""
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    return torch.float32 if size < SMALL else model_management.unet_dtype()
+    if size < SMALL:
+        return torch.float32
+    chosen = model_management.unet_dtype()
+    return chosen if chosen in (torch.float16, torch.bfloat16, torch.float32) else torch.float16  # no float8 here

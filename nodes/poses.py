@@ -6,6 +6,7 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..stableanimator_core.alignment import METHODS, align
+from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
 from .convert import pixels_to_image, to_poses
 from .errors import one_line_errors
@@ -95,6 +96,8 @@ class StableAnimatorDrawPoses(io.ComfyNode):
     @one_line_errors
     def execute(cls, poses: list[dict], width: int, height: int, model: AnimatorModel | None = None) -> io.NodeOutput:
         found = to_poses(poses, "poses")
-        size = found if model is None else model.models.config
-        canvas = {} if model is None else {"canvas_short_side": size.pose_canvas}
-        return io.NodeOutput(pixels_to_image(draw_poses(found, width or size.width, height or size.height, **canvas)))
+        own = found if model is None else model.models.config
+        size = width or own.width, height or own.height
+        canvas = {} if model is None else {"canvas_short_side": own.pose_canvas}
+        covering = cover_poses(found, cover(found, *size), *size)  # as Sample crops them
+        return io.NodeOutput(pixels_to_image(draw_poses(covering, *size, **canvas)))

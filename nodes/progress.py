@@ -13,9 +13,9 @@ from comfy.utils import ProgressBar
 from server import PromptServer
 from torch import Tensor
 
-from ..stableanimator_core.conditioning import cover_picture, resize_picture
+from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.hjb import HJBConfig
-from ..stableanimator_core.pipeline import Hooks
+from ..stableanimator_core.pipeline import Hooks, from_uint8
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.weights import Models
 
@@ -76,7 +76,7 @@ def preview_format(models: Models, reference: np.ndarray, width: int, height: in
     known, vae = SD15(), models.vae
     if abs(vae.config.scaling_factor - known.scale_factor) < 1e-5:
         return known
-    picture = resize_picture(cover_picture(reference, width, height)[None], width, height)
+    picture = resize_picture(from_uint8(reference)[None], width, height)
     latents = encode_image(vae, picture)[0] * vae.config.scaling_factor  # [4, h, w]
     cell = cell_size(vae)
     colours = torch.nn.functional.avg_pool2d(picture, cell)[0].flatten(1).T  # [h * w, 3] in -1..1

@@ -80,7 +80,7 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "context_overlap", default=0, min=0, max=127,
-                    tooltip="Frames that neighbouring windows share. Not used while context_frames is 0.",
+                    tooltip="Frames that neighbouring windows share. 0 = the model's own share of context_frames.",
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
@@ -106,8 +106,10 @@ class StableAnimatorSample(io.ComfyNode):
         models = model.load("image_encoder", "vae", "animator", "face")
         preview = preview_format(models, picture, settings.width, settings.height)
         hooks = sampling_hooks(node, preview, models.device, settings.steps, options if face else None)
-        latents, *_ = sample(models, picture, motion, face, settings, options, pose_images=drawn, hooks=hooks)
-        return io.NodeOutput(latents_to_samples(latents, models.vae.config.scaling_factor))
+        made = sample(models, picture, motion, face, settings, options, pose_images=drawn, hooks=hooks)
+        if made.notes:
+            show_text(node, "\n".join(made.notes))
+        return io.NodeOutput(latents_to_samples(made.latents, models.vae.config.scaling_factor))
 
 
 class StableAnimatorDecode(io.ComfyNode):
@@ -138,7 +140,8 @@ class StableAnimatorDecode(io.ComfyNode):
         vae = model.load("vae").vae
         latents = samples_to_latents(samples, vae.config.scaling_factor)
         on_chunk = decoding_progress(len(latents), cls.hidden.unique_id)
-        return io.NodeOutput(frames_to_image(decode_latents(vae, latents, chunk=chunk, on_chunk=on_chunk)))
+        frames = decode_latents(vae, latents, chunk=chunk, keep_on="cpu", on_chunk=on_chunk)
+        return io.NodeOutput(frames_to_image(frames))
 
 
 def _settings(
@@ -155,7 +158,7 @@ def _settings(
         width=or_default(size[0]),
         height=or_default(size[1]),
         context_window=or_default(window),
-        context_overlap=overlap if window else None,
+        context_overlap=or_default(overlap) if window else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .face import ReferenceFace
+from .face import ReferenceFace, face_boxes
 from .keypoints import Poses
 from .models.pose_net import PoseNet
 from .vae import encode_image
 from .weights import ModelConfig, Models
+
+FACE_ROOM = 1.8  # what a crop keeps of a face: its box over the extent of the 68 points
 
 
 @dataclass(frozen=True)
@@ -93,24 +96,38 @@ def resize_picture(picture: Tensor, width: int, height: int) -> Tensor:
     return F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
-def cover(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float]:
-    """Uniform scale and shift (px) that fill the target (width, height) with the source, cropping evenly."""
-    scale = max(target[0] / source[0], target[1] / source[1])
-    return scale, (target[0] - scale * source[0]) / 2, (target[1] - scale * source[1]) / 2
+class Cover(NamedTuple):
+    """The part of a canvas that fills the output, as fractions of the canvas: the longer side is cropped."""
+
+    x: float
+    y: float
+    width: float
+    height: float
 
 
-def cover_picture(picture: np.ndarray, width: int, height: int) -> Tensor:
-    """Crop a picture's longer side evenly to the output's aspect.
+def cover(poses: Poses, width: int, height: int) -> Cover:
+    """Crop a canvas to the output's aspect: evenly, but shifted so far that the first person's face stays in."""
+    scale = max(width / poses.width, height / poses.height)
+    part = np.array([width / (scale * poses.width), height / (scale * poses.height)])
+    corner = (1 - part) / 2
+    faces = face_boxes(poses, scale=FACE_ROOM)
+    if faces.found.any():
+        box = faces.boxes[faces.found].median(dim=0).values.numpy() / np.array([poses.width, poses.height] * 2)
+        corner = np.minimum(corner, np.maximum(box[:2], 0))
+        corner = np.maximum(corner, np.minimum(box[2:], 1) - part)
+    return Cover(*np.clip(corner, 0, 1 - part), *part)
 
-    [H, W, 3] uint8 -> [3, H', W'] in -1..1, not resized.
-    """
-    scale, dx, dy = cover((picture.shape[1], picture.shape[0]), (width, height))
-    x, y = round(-dx / scale), round(-dy / scale)
-    cropped = picture[y : picture.shape[0] - y, x : picture.shape[1] - x]
-    return torch.from_numpy(np.ascontiguousarray(cropped)).permute(2, 0, 1).float() / 127.5 - 1
+
+def cover_picture(picture: np.ndarray, part: Cover) -> Tensor:
+    """Crop a picture to whole pixels. [H, W, 3] uint8 -> [3, H', W'] in -1..1, not resized."""
+    full_height, full_width = picture.shape[:2]
+    w, h = max(1, round(part.width * full_width)), max(1, round(part.height * full_height))
+    x, y = min(round(part.x * full_width), full_width - w), min(round(part.y * full_height), full_height - h)
+    return torch.from_numpy(np.ascontiguousarray(picture[y : y + h, x : x + w])).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def cover_poses(poses: Poses, width: int, height: int) -> Poses:
-    """The same crop and resize for keypoints on the picture's canvas."""
-    scale, dx, dy = cover((poses.width, poses.height), (width, height))
-    return poses.transformed(lambda points: points * scale + np.array([dx, dy]), width=width, height=height)
+def cover_poses(poses: Poses, part: Cover, width: int, height: int) -> Poses:
+    """The same crop for keypoints, resized to the output."""
+    corner = np.array([part.x * poses.width, part.y * poses.height])
+    scale = np.array([width / (part.width * poses.width), height / (part.height * poses.height)])
+    return poses.transformed(lambda points: (points - corner) * scale, width=width, height=height)

@@ -39,10 +39,9 @@ def make_denoiser(
             conditional = torch.cat([blank, conditional])
             pose, context = torch.cat([torch.zeros_like(pose), pose]), torch.cat([torch.zeros_like(context), context])
         batch = len(conditional)
-        return unet(
-            conditional, timestep_of(sigma).to(still).expand(batch), context, cond.time_ids.expand(batch, -1), pose,
-            id_scale=cond.id_scale,
-        ).float()  # fmt: skip
+        timestep = timestep_of(sigma).to(still.device).expand(batch)  # float32: half precision would shift sigma
+        time_ids = cond.time_ids.expand(batch, -1)
+        return unet(conditional, timestep, context, time_ids, pose, id_scale=cond.id_scale).float()
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         halves, total = 0.0, x.new_zeros(len(x))

@@ -104,7 +104,7 @@ def embed_faces(embedder: torch.nn.Module, frames: Tensor, faces: FaceBoxes) -> 
     weight = next(embedder.parameters())
     found = faces.found.nonzero().flatten().tolist()
     if not found:
-        return torch.full((len(frames), embedder.embedding_dim), float("nan"))
+        return torch.full((len(frames), embedder.embedding_dim), float("nan"), device=weight.device)
     pixels = frames[found].to(weight.device, torch.float32)  # antialiasing knows no half precision on the CPU
     crops = crop_faces(pixels, faces.boxes[found], embedder.input_size, antialias=True)
     embedded = embedder(crops.to(weight)).float()
@@ -115,7 +115,8 @@ def embed_faces(embedder: torch.nn.Module, frames: Tensor, faces: FaceBoxes) -> 
 
 def score_identity(embedder: torch.nn.Module, frames: Tensor, faces: FaceBoxes, target: Tensor) -> Tensor:
     """CSIM of every frame's face with the reference embedding, [F], NaN where there is no face."""
-    return csim(embed_faces(embedder, frames, faces), target.to(frames.device))
+    embedded = embed_faces(embedder, frames, faces)
+    return csim(embedded, target.to(embedded.device))
 
 
 def encode_reference_face(embedder: torch.nn.Module, image: Tensor, pose: Poses, *, scale: float) -> ReferenceFace:

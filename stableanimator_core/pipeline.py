@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from .alignment import align
-from .conditioning import build_conditioning, cover_picture, cover_poses
+from .conditioning import build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser
-from .errors import InputError
+from .errors import FaceError, InputError, WeightsError
 from .face import FaceBoxes, ReferenceFace, encode_reference_face, face_boxes, score_identity
 from .hjb import HJBConfig, make_face_refiner
 from .keypoints import Poses
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
-from .vae import decode_latents
+from .vae import cell_size, decode_latents
 from .weights import ModelConfig, Models, load_models
 from .windows import context_windows
+
+ASPECT_TOLERANCE = 0.02  # of width over height
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class SamplingConfig:
         """The model's defaults, except for what is given and not None. Raises InputError on a size that doesn't fit."""
         keys = ("width", "height", "steps", "guidance", "context_window", "context_overlap")
         settings = {key: getattr(config, key) for key in keys}
-        made = cls(**settings | {key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in given.items() if value is not None}
+        if "context_window" in given:  # the overlap keeps its share of the window
+            share = config.context_overlap / config.context_window
+            settings["context_overlap"] = min(round(given["context_window"] * share), given["context_window"] - 1)
+        made = cls(**settings | given)
         multiple, sides = config.size_multiple, (made.width, made.height)
         if any(side < multiple or side % multiple for side in sides):
             near = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in sides)
@@ -106,23 +112,23 @@ class StableAnimator:
         hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
         aligned = align(driving, picture_pose, align_method, per_frame=align_per_frame)
-        notes = list(aligned.notes)
+        notes = [*aligned.notes]
         with torch.no_grad():
-            face = find_face(models, reference, picture_pose) if identity else None
-            latents, poses, pose_images = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)
-            video = decode_latents(models.vae, latents, on_chunk=hooks.on_decode)  # [F, 3, H, W]
-            boxes = face_boxes(poses, scale=models.config.face_scale)
+            face = None
+            if identity:
+                try:
+                    face = find_face(models, reference, picture_pose)
+                except FaceError as error:
+                    notes.append(str(error))
+            made = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)
+            video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode)  # [F, 3, H, W]
             judge, csim = "no face", torch.full((len(video),), float("nan"))
-            if face is None:
-                notes.append("identity path off: no face was given to the model and none was optimised")
-            else:
-                judge, csim = self.judge_identity(video, boxes, reference, picture_pose)
-            missing = (~boxes.found).sum().item()
-            if missing:
-                notes.append(f"{missing} of {poses.frames} frames show no face; they are neither optimised nor scored")
+            if face is not None:
+                judge, csim = self.judge_identity(video, made.faces, reference, picture_pose)
         return Animation(
-            to_uint8(video), pose_images, poses, csim.cpu().numpy(), judge, tuple(notes), time.monotonic() - start
-        )
+            to_uint8(video), made.pose_images, made.poses, csim.cpu().numpy(), judge, (*notes, *made.notes),
+            time.monotonic() - start,
+        )  # fmt: skip
 
     def judge_identity(
         self, video: Tensor, boxes: FaceBoxes, reference: np.ndarray, reference_pose: Poses
@@ -136,39 +142,77 @@ class StableAnimator:
         return name, score_identity(judge, video.clamp(-1, 1), boxes, target.embedding)
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """What `sample` makes: the latents, and where everything is in the output."""
+
+    latents: Tensor  # [F, 4, h, w] scaled
+    poses: Poses  # on the output's canvas
+    pose_images: np.ndarray  # [F, H, W, 3] uint8 RGB
+    faces: FaceBoxes  # px of the output
+    notes: tuple[str, ...]  # what the user should know
+
+
 def sample(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
     hjb: HJBConfig, *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None,
-) -> tuple[Tensor, Poses, np.ndarray]:  # fmt: skip
-    """Aligned poses to latents [F, 4, h, w] (scaled), with the poses and their drawing at the output's size.
+) -> Sampled:  # fmt: skip
+    """Aligned poses to latents.
 
-    poses: on a canvas with the reference's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
+    reference: [H, W, 3] uint8 RGB. poses: on a canvas with the reference's aspect; picture and poses are cropped alike
+    to the output's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
     """
     if poses.frames < 1:
         raise InputError("driving poses: no frames; give at least one")
     hooks, size = hooks or Hooks(), (settings.width, settings.height)
-    device = models.device
-    poses = cover_poses(poses, *size)
+    config, device = models.config, models.device
+    part = cover(poses, *size)
+    notes = _aspect_notes(poses, reference)
+    poses = cover_poses(poses, part, *size)
+    faces = face_boxes(poses, scale=config.face_scale)
     if pose_images is None:
-        pose_images = draw_poses(poses, *size, canvas_short_side=models.config.pose_canvas)
+        pose_images = draw_poses(poses, *size, canvas_short_side=config.pose_canvas)
     generator = torch.Generator().manual_seed(settings.seed)
-    picture = cover_picture(reference, *size)
+    picture = cover_picture(reference, part)
     cond = build_conditioning(models, picture, pose_images, face=face, size=size, generator=generator)
-    sigmas = karras_sigmas(settings.steps, models.config.sigma_min, models.config.sigma_max).to(device)
+    sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
     windows = context_windows(poses.frames, settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, poses.frames, device=device)
     denoise = make_denoiser(models.unet, cond, guidance, windows, on_forward=hooks.on_forward)
-    shape = (poses.frames, 4, settings.height // 8, settings.width // 8)
-    noise = init_noise(shape, models.config.sigma_max, generator=generator, device=device)
+    cell = cell_size(models.vae)
+    shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
+    noise = init_noise(shape, config.sigma_max, generator=generator, device=device)
     refine = None
     if face is not None and hjb.iterations > 0:
-        boxes = face_boxes(poses, scale=models.config.face_scale)
         refine = make_face_refiner(
-            models.vae, models.face_embedder, face.embedding, boxes, hjb, settings.steps,
+            models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
             on_iteration=hooks.on_iteration,
         )  # fmt: skip
     latents = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
-    return latents, poses, pose_images
+    return Sampled(latents, poses, pose_images, faces, (*notes, *_face_notes(poses, face, faces)))
+
+
+def _aspect_notes(poses: Poses, reference: np.ndarray) -> list[str]:
+    """Poses that were not laid over the picture: their canvas has another shape."""
+    height, width = reference.shape[:2]
+    if abs(poses.width * height / (poses.height * width) - 1) < ASPECT_TOLERANCE:
+        return []
+    return [
+        f"the poses' canvas is {poses.width}x{poses.height}, the picture {width}x{height}: bodies will be misplaced; "
+        "align the poses with those of the picture first"
+    ]
+
+
+def _face_notes(poses: Poses, face: ReferenceFace | None, faces: FaceBoxes) -> list[str]:
+    notes = []
+    if face is None:
+        notes.append("identity path off: no face was given to the model and none was optimised")
+    missing = int((~faces.found).sum())
+    if missing:
+        notes.append(f"{missing} of {poses.frames} frames show no face; they are neither optimised nor scored")
+    if poses.people > 1:
+        notes.append(f"up to {poses.people} people in a frame: alignment and face follow the first one of each frame")
+    return notes
 
 
 def find_face(models: Models, reference: np.ndarray, reference_pose: Poses) -> ReferenceFace:
@@ -179,12 +223,18 @@ def find_face(models: Models, reference: np.ndarray, reference_pose: Poses) -> R
 
 def model_hjb(config: ModelConfig, steps: int, **given) -> HJBConfig:
     """The model's own HJB settings, its range of steps stretched to this number of steps; given values win."""
-    settings = dict(config.hjb)
+    settings, given = dict(config.hjb), {key: value for key, value in given.items() if value is not None}
     stretch = steps / config.steps
     first = min(round(settings["first_step"] * stretch), steps - 1)
     last = min(max(round((settings["last_step"] + 1) * stretch) - 1, first), steps - 1)
-    settings |= {"first_step": first, "last_step": last}
-    return HJBConfig(**settings | {key: value for key, value in given.items() if value is not None})
+    if "last_step" not in given:  # one end alone was given: the other makes room
+        last = max(last, given.get("first_step", first))
+    elif "first_step" not in given:
+        first = min(first, given["last_step"])
+    try:
+        return HJBConfig(**settings | {"first_step": first, "last_step": last} | given)
+    except TypeError as error:
+        raise WeightsError(f"model '{config.name}': its HJB settings are not known here ({error})") from error
 
 
 def pick_device(device: str) -> torch.device:

@@ -54,6 +54,15 @@ class ModelConfig:
     parts: dict[str, dict] = field(default_factory=dict)  # part -> keyword arguments of its network
 
     def __post_init__(self):
+        whole = ("width", "height", "size_multiple", "pose_canvas", "context_window", "fps", "steps")
+        wrong = [name for name in whole if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0)]
+        numbers = ("face_scale", "context_overlap", "motion_bucket", "noise_augmentation", "sigma_min", "sigma_max")
+        wrong += [name for name in numbers if not isinstance(getattr(self, name), int | float)]
+        wrong += [] if isinstance(self.guidance, list | tuple) and len(self.guidance) == 2 else ["guidance"]
+        steps = [self.hjb.get(key) for key in ("first_step", "last_step")] if isinstance(self.hjb, dict) else [None]
+        wrong += [] if all(isinstance(step, int) for step in steps) else ["hjb"]
+        if wrong:
+            raise WeightsError(f"model '{self.name}': its configuration gives no valid {', '.join(wrong)}")
         object.__setattr__(self, "guidance", tuple(self.guidance))
 
 
@@ -107,7 +116,7 @@ def build_models(config: ModelConfig) -> Models:
     for part, settings in config.parts.items():
         try:
             networks[part] = PARTS[part](**settings)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError) as error:
             reason = str(error).partition("\n")[0]
             where = f"model '{config.name}': the settings of its {part}"
             raise WeightsError(f"{where} make no network: {reason}") from error
@@ -163,7 +172,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise WeightsError(f"{path}: format {version}, this version reads {FORMAT}; update StableAnimator++")
     try:
         config = ModelConfig(**data)
-    except TypeError as error:
+    except (TypeError, WeightsError) as error:
         raise WeightsError(f"{path}: {error}") from error
     if not isinstance(config.parts, dict) or not all(isinstance(part, dict) for part in config.parts.values()):
         raise WeightsError(f"{path}: parts are {config.parts!r}, needed are the settings of each network by its name")

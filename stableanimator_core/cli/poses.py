@@ -68,6 +68,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
 
 def draw_command(args: argparse.Namespace, report: Report) -> dict:
     """Draw a pose file as a video, a folder of frames or one picture."""
+    from ..conditioning import cover, cover_poses
     from ..keypoints import Poses
     from ..pose.draw import draw_poses
     from ..video import PICTURES, check_output, overlay, read_image, read_video, write_image, write_video
@@ -84,6 +85,7 @@ def draw_command(args: argparse.Namespace, report: Report) -> dict:
             background = read_video(args.over, max_frames=poses.frames)[0]
         height, width = background.shape[1:3]
         poses = poses.slice(0, len(background)) if len(background) > 1 else poses
+    poses = cover_poses(poses, cover(poses, width, height), width, height)
     drawn = draw_poses(poses, width, height, canvas_short_side=args.canvas)
     if background is not None:
         drawn = overlay(background.repeat(len(drawn), axis=0) if len(background) == 1 else background, drawn)

@@ -153,39 +153,54 @@ TARGETS = [(64, 64), (96, 64), (32, 128)]
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
 def test_cover_fills_the_target_and_crops_evenly(source, target):
-    scale, dx, dy = cover(source, target)
-    assert dx <= 1e-9 and dy <= 1e-9
-    assert min(-dx, -dy) == pytest.approx(0, abs=1e-9), "one side fits exactly"
-    for shift, side, extent in ((dx, source[0], target[0]), (dy, source[1], target[1])):
-        assert side * scale + 2 * shift == pytest.approx(extent)
+    part = cover(Poses.empty(1, *source), *target)
+    assert max(part.width, part.height) == pytest.approx(1), "one side fits exactly"
+    assert part.width * source[0] / (part.height * source[1]) == pytest.approx(target[0] / target[1])
+    assert (2 * part.x + part.width, 2 * part.y + part.height) == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
 def test_picture_and_poses_go_the_same_way(source, target):
     """A white block in the picture lands where a keypoint at its centre lands."""
-    width, height = source
+    width, height = source[0] * 4, source[1] * 4
     picture = np.zeros((height, width, 3), np.uint8)
     x, y = width // 2 + 1, height // 2 - 2
-    picture[y - 2 : y + 3, x - 2 : x + 3] = 255
-    covered = resize_picture(cover_picture(picture, *target)[None], *target)[0, 0] + 1
-    rows, columns = torch.arange(target[1]) + 0.5, torch.arange(target[0]) + 0.5
-    found = (covered.sum(0) @ columns / covered.sum(), covered.sum(1) @ rows / covered.sum())
-
+    picture[y - 6 : y + 7, x - 6 : x + 7] = 255
     poses = Poses.empty(1, width, height, people=1)
     poses.body[0, 0, 0], poses.body_score[0, 0, 0] = (x + 0.5, y + 0.5), 1
-    moved = cover_poses(poses, *target)
+
+    part = cover(poses, *target)
+    covered = resize_picture(cover_picture(picture, part)[None], *target)[0, 0] + 1
+    rows, columns = torch.arange(target[1]) + 0.5, torch.arange(target[0]) + 0.5
+    found = (covered.sum(0) @ columns / covered.sum(), covered.sum(1) @ rows / covered.sum())
+    moved = cover_poses(poses, part, *target)
     assert (moved.width, moved.height) == target
-    scale = cover(source, target)[0]
-    assert moved.body[0, 0, 0] == pytest.approx([float(v) for v in found], abs=0.6 * max(scale, 1))
+    assert moved.body[0, 0, 0] == pytest.approx([float(v) for v in found], abs=0.6)
+
+
+@pytest.mark.parametrize("y", [20, 300])
+def test_a_crop_keeps_the_face(y):
+    """A full-body picture, head near the top or the bottom: an even crop to a square would cut it off."""
+    poses = Poses.empty(2, 180, 320, people=1)
+    head = [(90, y), (84, y - 4), (96, y - 4), (78, y - 2), (102, y - 2)]
+    poses.body[:, 0, [0, 14, 15, 16, 17]], poses.body_score[:, 0, [0, 14, 15, 16, 17]] = head, 1
+    part = cover(poses, 64, 64)
+    moved = cover_poses(poses, part, 64, 64).body[0, 0, [0, 14, 15, 16, 17]]
+    assert ((moved >= 0) & (moved <= 64)).all()
+    assert (part.width, part.height) == pytest.approx((1, 180 / 320))
+    assert 0 <= part.y <= 1 - part.height
 
 
 def test_a_picture_of_the_right_aspect_keeps_its_pixels():
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    covered = cover_picture(picture, 80, 60)
+    canvas = Poses.empty(1, 40, 30)
+    covered = cover_picture(picture, cover(canvas, 80, 60))
     assert covered.shape == (3, 30, 40)
     assert covered.min() >= -1 and covered.max() <= 1
     np.testing.assert_array_equal(((covered + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), picture)
     np.testing.assert_array_equal(
-        cover_picture(picture, 20, 20), torch.from_numpy(picture).permute(2, 0, 1)[:, :, 5:35] / 127.5 - 1
+        cover_picture(picture, cover(canvas, 20, 20)),
+        torch.from_numpy(picture).permute(2, 0, 1)[:, :, 5:35] / 127.5 - 1,
     )
+    assert cover_picture(picture[:1], cover(Poses.empty(1, 400, 4), 32, 512)).shape[2] >= 1, "never nothing"

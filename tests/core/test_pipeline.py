@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core.errors import FaceError, InputError, WeightsError
+from stableanimator_core.errors import InputError, WeightsError
 from stableanimator_core.face import FaceBoxes, face_boxes
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.keypoints import Poses
@@ -136,13 +136,39 @@ def test_identity_off_runs_no_face_branch(animator, animate):
             hook.remove()
 
 
-def test_a_picture_without_a_face_needs_identity_off(animator, reference, reference_pose, driving):
+def test_a_picture_without_a_face_switches_identity_off_and_says_so(animator, reference, reference_pose, driving):
     turned = replace(reference_pose, body_score=reference_pose.body_score.copy())
     turned.body_score[:, :, 0] = 0
-    with pytest.raises(FaceError, match="reference: no face in its keypoints"):
-        animator.animate(reference, driving.slice(0, 1), turned)
-    made = animator.animate(reference, driving.slice(0, 1), turned, identity=False)
-    assert made.frames.shape == (1, 64, 64, 3)
+    made = animator.animate(reference, driving.slice(0, 1), turned)
+    assert any("reference: no face in its keypoints" in note for note in made.notes)
+    assert any("identity path off" in note for note in made.notes)
+    assert made.judge == "no face" and np.isnan(made.csim).all()
+    off = animator.animate(reference, driving.slice(0, 1), turned, identity=False)
+    np.testing.assert_array_equal(made.frames, off.frames)
+
+
+def test_poses_of_another_shape_and_several_people_are_pointed_out(animator, reference, driving):
+    settings = SamplingConfig.for_model(animator.models.config)
+    wide = replace(driving.slice(0, 1), width=128)
+    notes = sample(animator.models, reference, wide, None, settings, OFF).notes
+    assert any("align the poses" in note for note in notes)
+    two = Poses.from_openpose([{**frame, "people": frame["people"] * 2} for frame in driving.slice(0, 1).to_openpose()])
+    notes = sample(animator.models, reference, two, None, settings, OFF).notes
+    assert any("2 people" in note for note in notes)
+
+
+def test_one_given_end_of_the_hjb_range_moves_the_other(animator):
+    config = animator.models.config
+    last = model_hjb(config, 20, first_step=19)
+    assert (last.first_step, last.last_step) == (19, 19)
+    first = model_hjb(config, 20, last_step=0)
+    assert (first.first_step, first.last_step) == (0, 0)
+
+
+def test_a_window_alone_keeps_the_models_share_of_overlap(animator):
+    config = animator.models.config
+    settings = SamplingConfig.for_model(config, context_window=2)
+    assert settings.context_overlap < 2
 
 
 def test_frames_without_a_face_are_counted(animate, driving):
@@ -273,13 +299,13 @@ def test_a_stopped_run_leaves_the_model_as_it_was(animate):
 def test_sample_takes_drawn_poses(animator, reference, reference_pose, driving):
     models = animator.models
     settings = SamplingConfig.for_model(models.config)
-    latents, poses, drawn = sample(models, reference, driving, None, settings, OFF)
-    assert latents.shape == (3, 4, 8, 8)
-    again, _, images = sample(models, reference, driving, None, settings, OFF, pose_images=drawn)
-    assert images is drawn
-    assert again.equal(latents)
-    blank = sample(models, reference, driving, None, settings, OFF, pose_images=np.zeros_like(drawn))[0]
-    assert not blank.equal(latents)
+    made = sample(models, reference, driving, None, settings, OFF)
+    assert made.latents.shape == (3, 4, 8, 8)
+    again = sample(models, reference, driving, None, settings, OFF, pose_images=made.pose_images)
+    assert again.pose_images is made.pose_images
+    assert again.latents.equal(made.latents)
+    blank = sample(models, reference, driving, None, settings, OFF, pose_images=np.zeros_like(made.pose_images))
+    assert not blank.latents.equal(made.latents)
 
 
 def test_find_face(animator, reference, reference_pose):
