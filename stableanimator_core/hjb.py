@@ -15,7 +15,9 @@ from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
 from .vae import cell_size, decode_latents
 
-_GRADIENT_SCALE = 1024.0  # a power of two, so exact; keeps the gradient of a half-precision decoder off the underflow
+# Powers of two, so exact: the first keeps the gradient of a half-precision decoder off the underflow, the next ones
+# serve when it overflows.
+_GRADIENT_SCALES = (1024.0, 32.0, 1.0)
 
 OnIteration = Callable[[int, int, Tensor], None]
 
@@ -178,7 +180,10 @@ def make_face_refiner(
             goal = target.detach().to(x0.device, torch.float32, copy=True)
             adam = torch.optim.Adam([x0], lr=config.lr * (1 - i / steps))
             for iteration in range(config.iterations):
-                similarity, gradient = face_gradient(x0, windows, vae, embed, goal)
+                for scale in _GRADIENT_SCALES:
+                    similarity, gradient = face_gradient(x0, windows, vae, embed, goal, scale=scale)
+                    if gradient.isfinite().all():
+                        break
                 if on_iteration is not None:
                     on_iteration(i, iteration, similarity)
                 if not gradient.isfinite().all():
@@ -194,9 +199,13 @@ def make_face_refiner(
 
 
 def face_gradient(
-    x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    """CSIM of every frame, [F], NaN without a face, and the gradient of the mean of 1 − csim by x0, [F, 4, h, w]."""
+    x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
+    *, scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """CSIM of every frame, [F], NaN without a face, and the gradient of the mean of 1 − csim by x0, [F, 4, h, w].
+
+    scale: of the loss while it is differentiated, for networks in half precision.
+    """
     similarity = x0.new_full((len(x0),), float("nan"))
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
@@ -207,9 +216,9 @@ def face_gradient(
         crops = crop_faces(pixels, window.boxes, embed.input_size)  # [n, 3, S, S]
         score = csim(embed(crops.to(_dtype_of(embed))), target)  # [n]
         loss = (1 - score).sum() / faces
-        (part,) = torch.autograd.grad(loss * _GRADIENT_SCALE, latents)
+        (part,) = torch.autograd.grad(loss * scale, latents)
         similarity[window.frames] = score.detach()
-        gradient[area] = part / _GRADIENT_SCALE
+        gradient[area] = part / scale
     return similarity, gradient
 
 

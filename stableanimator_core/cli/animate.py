@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FaceError, InputError, PoseError
-from .arguments import SEED, add_json, guidance, positive, size, step_range, whole
+from .arguments import SEED, add_json, frame_rate, guidance, positive, size, step_range, whole
 from .report import Report, rounded, sparkline
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def register(commands) -> None:
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
-    parser.add_argument("--fps", type=positive, help="of the video; default: the model's")
+    parser.add_argument("--fps", type=frame_rate, help="of the video; default: the model's")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="svd", metavar="METHOD", help="svd (default) or none")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .arguments import add_json, existing_folder, number, positive, size, whole
+from .arguments import add_json, existing_folder, frame_rate, number, size, whole
 from .report import Report, rounded
 
 
@@ -27,7 +27,7 @@ def register(commands) -> None:
     parser.add_argument("--out", required=True, type=Path, help="a video, or a picture when there is one frame")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: the canvas of the poses")
     parser.add_argument("--over", type=Path, metavar="FILE", help="picture or video to draw over")
-    parser.add_argument("--fps", default=15.0, type=positive)
+    parser.add_argument("--fps", type=frame_rate, help="default: that of --over, else 15")
     parser.add_argument(
         "--canvas", default=2160, type=whole(64), metavar="PX", help="short side drawn at: smaller gives thicker limbs"
     )
@@ -76,19 +76,19 @@ def draw_command(args: argparse.Namespace, report: Report) -> dict:
     poses = Poses.load(args.poses)
     picture = poses.frames == 1 and args.out.suffix.lower() in PICTURES
     (existing_folder if picture else check_output)(args.out)
-    background = None
+    background, fps = None, 15.0
     width, height = args.size or (poses.width, poses.height)
     if args.over is not None:
         if args.over.suffix.lower() in PICTURES:
             background = read_image(args.over)[None]
         else:
-            background = read_video(args.over, max_frames=poses.frames)[0]
+            background, fps = read_video(args.over, max_frames=poses.frames)
         height, width = background.shape[1:3]
         poses = poses.slice(0, len(background)) if len(background) > 1 else poses
     poses = cover_poses(poses, cover(poses, width, height), width, height)
     drawn = draw_poses(poses, width, height, canvas_short_side=args.canvas)
     if background is not None:
         drawn = overlay(background.repeat(len(drawn), axis=0) if len(background) == 1 else background, drawn)
-    written = write_image(args.out, drawn[0]) if picture else write_video(args.out, drawn, args.fps)
+    written = write_image(args.out, drawn[0]) if picture else write_video(args.out, drawn, args.fps or fps)
     report.line(f"{len(drawn)} frames of {width}x{height} drawn: {written}")
     return {"out": written, "frames": len(drawn), "size": [width, height]}
