@@ -28,6 +28,10 @@ FRACTION_RANGE = (-0.5, 1.5)
 # ... on a canvas whose sides are both at least this long: on a smaller one 0..1 may well be pixels.
 FRACTION_MIN_CANVAS = 16
 
+MOST_CANVAS = 65_536  # px, the longest side of a canvas
+LARGEST_WHOLE = 2**63  # of a number in a list; floats hold it
+FARTHEST = 1e6  # px from the canvas's corner; a seen point beyond it is no measurement
+
 
 @dataclass(frozen=True, eq=False)
 class Poses:
@@ -211,7 +215,7 @@ class Poses:
             frames = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PoseError(f"{path}: cannot read the poses: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PoseError(f"{path}: not a JSON file of poses: {error}") from error
         try:
             return cls.from_openpose(frames)
@@ -260,8 +264,10 @@ def _canvas(frame: dict[str, Any], number: int) -> tuple[int, int]:
     size = []
     for key in ("canvas_width", "canvas_height"):
         side = frame.get(key)
-        if not isinstance(side, Real) or not np.isfinite(side) or side < 1:
-            raise PoseError(f"frame {number}: {key} is {side!r}, expected the width or height in pixels")
+        if not isinstance(side, Real) or not 1 <= side <= MOST_CANVAS:
+            raise PoseError(
+                f"frame {number}: {key} is {_short(side)}, expected the width or height in pixels, 1 to {MOST_CANVAS}"
+            )
         size.append(round(float(side)))
     return size[0], size[1]
 
@@ -294,11 +300,16 @@ def _read_part(part: Any, name: str, canvas: tuple[int, int], number: int, index
     if not np.isfinite(points).all():
         bad = int(np.argwhere(~np.isfinite(points))[0][0])
         raise PoseError(f"{where}: point {bad} is {tuple(points[bad].tolist())}, expected finite numbers")
+    far = (points[:, 2] > 0) & (np.abs(points[:, :2]) > FARTHEST).any(axis=1)
+    if far.any():
+        bad = int(far.argmax())
+        raise PoseError(f"{where}: point {bad} at {tuple(points[bad, :2].tolist())} is far outside of any picture")
     points[:, 2] = points[:, 2].clip(0, 1)
     if name == BODY and len(points) == 25:
         points = points[list(FROM_BODY_25)]
     points = points[:FACE_POINTS]
     seen = points[:, 2] > 0
+    points[~seen, :2] = 0
     low, high = FRACTION_RANGE
     near_unit = (points[seen, :2] >= low).all() and (points[seen, :2] <= high).all()
     if seen.any() and near_unit and min(canvas) >= FRACTION_MIN_CANVAS:
@@ -327,5 +338,16 @@ def _flat_numbers(part: Any, where: str) -> list[float]:
             raise PoseError(f"{where}: point {position} is {point!r}, expected [x, y, confidence]")
     for position, value in enumerate(values):
         if not isinstance(value, Real):
-            raise PoseError(f"{where}: number {position} is {value!r}, expected a number")
+            raise PoseError(f"{where}: number {position} is {_short(value)}, expected a number")
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            raise PoseError(f"{where}: number {position} is {_short(value)}, expected a coordinate or a confidence")
     return values
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut where it gets long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        text = "a very long number"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -312,6 +312,17 @@ def with_part(name, value):
         ([GOOD, {"people": []}], "frame 1: canvas_width is None, expected the width or height in pixels"),
         ([{**GOOD, "canvas_height": "64"}], "frame 0: canvas_height is '64', expected the width or height in pixels"),
         ([{**GOOD, "canvas_height": float("nan")}], "frame 0: canvas_height is nan, expected the width or height"),
+        ([{**GOOD, "canvas_width": 1e300}], "frame 0: canvas_width is 1e+300, expected the width or height in pixels"),
+        (
+            [{**GOOD, "canvas_width": 65_537}],
+            "canvas_width is 65537, expected the width or height in pixels, 1 to 65536",
+        ),
+        ([{**GOOD, "canvas_width": 10**400}], f"canvas_width is 1{'0' * 39}... (401 characters), expected the width"),
+        (with_part("pose_keypoints_2d", [1.0] * 53 + [10**400]), f"number 53 is 1{'0' * 39}... (401 characters), exp"),
+        (
+            with_part("pose_keypoints_2d", [1e300] + [1.0] * 53),
+            "point 0 at (1e+300, 1.0) is far outside of any picture",
+        ),
         ([{**GOOD, "canvas_width": 0}], "frame 0: canvas_width is 0, expected the width or height in pixels"),
         ([{"canvas_width": 9, "canvas_height": 9}], "frame 0: no 'people' list, found canvas_width, canvas_height"),
         ([{**GOOD, "people": {"a": 1}}], "frame 0: 'people' is a dict, expected a list"),
@@ -388,5 +399,9 @@ def test_file_errors(tmp_path):
         Poses.load(broken)
     with pytest.raises(PoseError, match="wrong.json: the pose list holds no frame"):
         Poses.load(wrong)
+    for text in ("[" * 100_000, "9" * 5_000):
+        broken.write_text(text)
+        with pytest.raises(PoseError, match="broken.json: not a JSON file of poses: [^\n]+$"):
+            Poses.load(broken)
     with pytest.raises(PoseError, match="poses.json: cannot write the poses: No such file"):
         random_poses().save(tmp_path / "no" / "poses.json")
