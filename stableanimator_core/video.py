@@ -99,7 +99,8 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
     """Write frames, uint8 [F, H, W, 3] RGB, in the format of the path's suffix; returns where they are.
 
     H.264 and VP9 are written as yuv420p, which every player shows; an odd width or height gets its last column or
-    row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...
+    row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...;
+    frames of that naming that an earlier, longer video left there are deleted, other files stay.
     A file appears only when it is complete. Raises VideoError.
     """
     target = check_output(path)
@@ -287,7 +288,14 @@ def _complete(target: Path) -> Iterator[Path]:
 def _write_folder(folder: Path, frames: np.ndarray) -> None:
     folder.mkdir(exist_ok=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{index:05d}.png")
+        Image.fromarray(frame).save(folder / _frame_name(index))
+    for file in folder.glob("[0-9]*.png"):  # those of an earlier, longer video would follow as its end
+        if file.stem.isdecimal() and int(file.stem) >= len(frames) and file.name == _frame_name(int(file.stem)):
+            file.unlink()
+
+
+def _frame_name(index: int) -> str:
+    return f"{index:05d}.png"
 
 
 def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: str) -> None:

@@ -171,6 +171,15 @@ def test_unwritable_folder(tmp_path, monkeypatch):
         video.check_output(tmp_path / "a.mp4")
 
 
+def test_a_shorter_video_replaces_a_longer_one(tmp_path):
+    folder = video.write_video(tmp_path / "a.png", moving_square(6), 7)
+    kept = ["3.png", "000004.png", "note.png", "00005.txt", "0000²5.png"]
+    for name in kept:
+        (folder / name).touch()
+    video.write_video(tmp_path / "a.png", moving_square(2), 7)
+    assert {file.name for file in folder.iterdir()} == {"00000.png", "00001.png", *kept}
+
+
 def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, *_):
         path.write_bytes(b"half")
