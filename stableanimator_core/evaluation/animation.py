@@ -42,13 +42,15 @@ def evaluate_animation(
     """Means over clips of held-out people in held-out motions; every clip is a new person.
 
     hjb: None takes the model's own settings. on_clip(clips done, clips) is called after each clip.
-    Raises InputError for a model without a judge, or less than two clips (the floor compares two people).
+    Raises InputError for a model without a judge, less than two clips (the floor compares two people)
+    or without torchmetrics.
     """
     if clips < 2:
         raise InputError(f"clips {clips}: give at least 2, the floor compares each person with the next")
     models = animator.models
     if models.face_judge is None:
         raise InputError(f"model '{models.config.name}' has no judge of its own to score identity with")
+    _picture_measures()
     takes = [_take(animator, seed * FIRST_SEED + i, frames) for i in range(clips)]
     hjb = model_hjb(models.config, models.config.steps) if hjb is None else hjb
     rows = []
@@ -127,10 +129,15 @@ def _face_l1(video: Tensor, take: _Take) -> float:
 
 
 def _psnr_ssim(video: Tensor, truth: Tensor) -> tuple[float, float]:
+    a, b = (video + 1) / 2, (truth + 1) / 2
+    psnr, ssim = (float(measure(a, b, data_range=1.0)) for measure in _picture_measures())
+    return psnr, ssim
+
+
+def _picture_measures() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """PSNR and SSIM. Raises InputError when torchmetrics, which nothing else needs, is missing."""
     try:
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
     except ImportError as error:
         raise InputError("evaluation needs torchmetrics: pip install torchmetrics") from error
-    a, b = (video + 1) / 2, (truth + 1) / 2
-    psnr = peak_signal_noise_ratio(a, b, data_range=1.0)
-    return float(psnr), float(structural_similarity_index_measure(a, b, data_range=1.0))
+    return peak_signal_noise_ratio, structural_similarity_index_measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from stableanimator_core.errors import InputError
+from stableanimator_core.evaluation import animation
 from stableanimator_core.evaluation.animation import FIRST_SEED, _l1, _psnr_ssim, evaluate_animation
 from stableanimator_core.face import crop_faces, encode_reference_face, face_boxes, score_identity
 from stableanimator_core.hjb import HJBConfig
@@ -146,6 +148,13 @@ def test_the_floor_needs_two_people(animator):
     for clips in (1, 0):
         with pytest.raises(InputError, match=f"clips {clips}: give at least 2, the floor compares each person with"):
             evaluate_animation(animator, clips=clips, seed=0)
+
+
+def test_torchmetrics_is_asked_for_before_the_work(animator, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
+    monkeypatch.setattr(animation, "_take", lambda *_: pytest.fail("work began"))
+    with pytest.raises(InputError, match="evaluation needs torchmetrics: pip install torchmetrics"):
+        evaluate_animation(animator, clips=2, seed=0)
 
 
 def test_a_model_without_a_judge(animator):
