@@ -30,16 +30,16 @@ def train_embedder(
     embedder: IResNet, crops: Tensor, budget: Budget, *, device: torch.device, name: str, batch: int = 512,
     rate: float = 2e-3, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Train in place. crops: uint8 [people, views, S, S, 3]."""
+    """Train in place, in this process alone. crops: uint8 [people, views, S, S, 3]."""
     people, views = crops.shape[:2]
     generator = torch.Generator(device).manual_seed(seed)
     embedder.to(device).train()
     head = MarginHead(embedder.embedding_dim, people).to(device)
     parameters = [p for p in [*embedder.parameters(), *head.parameters()] if p.requires_grad]
-    step = OptimizerSteps(torch.optim.AdamW(parameters, lr=rate, weight_decay=5e-4))
+    step = OptimizerSteps(torch.optim.AdamW(parameters, lr=rate, weight_decay=5e-4), alone=True)
     average = MovingAverage(embedder, 0.995)
     crops = crops.to(device)
-    progress = Progress(name, budget, every=500)
+    progress = Progress(name, budget, every=500, alone=True)
     for _ in progress:
         who = torch.randint(people, (batch,), generator=generator, device=device)
         view = torch.randint(views, (batch,), generator=generator, device=device)

@@ -27,10 +27,13 @@ class Budget:
 
 
 class Progress:
-    """Counts steps against a budget; `done` runs from 0 to 1 and drives the learning rate."""
+    """Counts steps against a budget; `done` runs from 0 to 1 and drives the learning rate.
 
-    def __init__(self, name: str, budget: Budget, *, every: int = 100):
-        self.name, self.budget, self.every = name, budget, every
+    alone: only this process counts, the others do something else meanwhile.
+    """
+
+    def __init__(self, name: str, budget: Budget, *, every: int = 100, alone: bool = False):
+        self.name, self.budget, self.every, self.alone = name, budget, every, alone
         self.step = 0
         self.done = 0.0
         self._start, self._seconds = time.monotonic(), 0.0
@@ -43,7 +46,8 @@ class Progress:
             self.done = self.step / self.budget.steps
             if self.budget.minutes is not None:
                 if self.step % CLOCK_STEPS == 0:
-                    self._seconds = _first_process_says(time.monotonic() - self._start)
+                    seconds = time.monotonic() - self._start
+                    self._seconds = seconds if self.alone else _first_process_says(seconds)
                 self.done = max(self.done, self._seconds / (60 * self.budget.minutes))
 
     def learning_rate(self, peak: float, *, warmup: float = 0.02, floor: float = 0.02) -> float:
@@ -94,10 +98,10 @@ class MovingAverage:
 
 
 class OptimizerSteps:
-    """Backward over all processes, clipped; a step whose gradient is not finite is skipped."""
+    """Backward over all processes, or in this one alone, clipped; a gradient that is not finite is skipped."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, clip: float = 1.0):
-        self.optimizer, self.clip, self.skipped = optimizer, clip, 0
+    def __init__(self, optimizer: torch.optim.Optimizer, *, clip: float = 1.0, alone: bool = False):
+        self.optimizer, self.clip, self.alone, self.skipped = optimizer, clip, alone, 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, loss: Tensor, rate: float) -> None:
@@ -106,7 +110,8 @@ class OptimizerSteps:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        _average_over_processes([p.grad for p in self.parameters if p.grad is not None])
+        if not self.alone:
+            _average_over_processes([p.grad for p in self.parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -125,6 +130,15 @@ def _average_over_processes(gradients: list[Tensor]) -> None:
     flat /= dist.get_world_size()
     for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients)):
         gradient.copy_(mean)
+
+
+def take_from_first_process(*modules: nn.Module) -> None:
+    """Weights and buffers of the first process's modules, in every process; nothing to do for a single process."""
+    if not dist.is_initialized():
+        return
+    for module in modules:
+        for tensor in module.state_dict().values():  # shares the module's storage
+            dist.broadcast(tensor, 0)
 
 
 def _first_process_says(seconds: float) -> float:

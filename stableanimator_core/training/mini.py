@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from accelerate import PartialState
 from torch import nn
 
 from ..errors import InputError
-from ..performers import FACE_SCALE, render_dataset, render_views, rendered
+from ..performers import FACE_SCALE, load_mocap, render_dataset, render_views, rendered
 from ..weights import ModelConfig, Models, build_models, fill_models, save_models
 from .animator import AnimatorRecipe, train_animator
 from .autoencoder import AutoencoderRecipe, train_autoencoder
 from .data import ClipStore
 from .faces import train_embedder, verification
-from .loop import Budget
+from .loop import Budget, take_from_first_process
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ ID_DIM = 256
 FACE_SIZE = 64  # px of the embedders' crops
 UNSEEN = 256  # people for checking the embedders
 FIRST_CLIPS = 2_000  # enough to begin with
+PATIENCE = timedelta(hours=12)  # of the other processes while the first one renders and trains the embedders
 CROSS, PLAIN = "CrossAttn{}BlockSpatioTemporal", "{}BlockSpatioTemporal"
 
 
@@ -129,13 +131,15 @@ def train_mini(
     On several GPUs under `accelerate launch`. mocap: motion capture for a share of the clips (see performers).
     data: where the rendered clips go or already are, `out`/data by default. start_from: a model folder to go on from;
     parts that it lacks start fresh. stages: which of STAGES to train.
-    Raises InputError when `out` is a file or a stage is unknown.
+    Raises InputError when `out` is a file, a stage is unknown or the motion capture cannot be read.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the model")
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
-    state = PartialState(cpu=not torch.cuda.is_available())
+    if mocap is not None:
+        load_mocap(mocap)  # a file that cannot be read ends it here, not in the processes that render
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     device, data = state.device, data or out / "data"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
@@ -147,7 +151,9 @@ def train_mini(
         models = _start(recipe, start_from).to(device)
         torch.manual_seed(recipe.seed + 1 + state.process_index)
         if "faces" in stages:
-            _train_faces(models, data, recipe, device)
+            if main:
+                _train_faces(models, data, recipe, device)
+            take_from_first_process(models.face_embedder, models.face_judge)
         _wait(renderer, lambda: rendered(data / "clips") >= min(FIRST_CLIPS, recipe.clips))
         store = ClipStore(data / "clips", process=state.process_index, processes=state.num_processes)
         share = dict(device=device, process=state.process_index)

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -530,6 +531,29 @@ def test_the_recipe_writes_a_model_that_loads(small, clips, tmp_path, monkeypatc
     assert again.vae.config.scaling_factor == trained.vae.config.scaling_factor
 
 
+def test_another_process_takes_the_embedders_of_the_first(small, clips, tmp_path, monkeypatch):
+    """It neither renders nor trains nor writes; what the first process broadcasts becomes its weights."""
+    state = SimpleNamespace(device=CPU, is_main_process=False, process_index=1, num_processes=2)
+    monkeypatch.setattr(mini, "PartialState", lambda **_: state)
+    monkeypatch.setattr(mini, "_train_faces", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(loop.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(loop.dist, "broadcast", lambda tensor, source: tensor.fill_(source + 3))
+    data = shutil.copytree(clips, tmp_path / "data" / "clips").parent
+    models = mini.train_mini(tmp_path / "out", small, stages=("faces",), data=data)
+    for embedder in (models.face_embedder, models.face_judge):
+        assert all((tensor == 3).all() for tensor in embedder.state_dict().values())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedder_trains_without_the_other_processes(monkeypatch):
+    monkeypatch.setattr(loop.dist, "is_initialized", lambda: True)
+    for name in ("broadcast", "all_reduce"):
+        monkeypatch.setattr(loop.dist, name, lambda *_: pytest.fail("waited for the others"))
+    embedder = IResNet((1,) * 4, (8,) * 4, 16, 32, "depthwise")
+    budget = Budget(loop.CLOCK_STEPS, minutes=60)
+    train_embedder(embedder, squares(2, 2), budget, device=CPU, name="embedder", batch=2)
+
+
 @pytest.mark.slow
 def test_the_recipe_renders_its_own_material(small, tmp_path):
     trained = mini.train_mini(tmp_path / "out", small)
@@ -543,6 +567,8 @@ def test_recipe_errors(tmp_path):
         mini.train_mini(tmp_path / "file", mini.quick_recipe())
     with pytest.raises(InputError, match="stage 'dance' is unknown; choose from faces, autoencoder, animator"):
         mini.train_mini(tmp_path / "out", mini.quick_recipe(), stages=("faces", "dance"))
+    with pytest.raises(InputError, match="no.npz: not found"):
+        mini.train_mini(tmp_path / "out", mini.quick_recipe(), mocap=tmp_path / "no.npz")
     assert not (tmp_path / "out").exists()
 
 
