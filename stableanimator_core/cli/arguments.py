@@ -22,6 +22,7 @@ def whole(low: int, high: int | None = None):
 
 
 SEED = whole(0, 2**63 - 1)
+FRAME_RATES = (0.1, 240.0)  # frames per second
 
 
 def number(low: float):
@@ -44,6 +45,15 @@ def positive(text: str) -> float:
     value = number(0)(text)
     if value == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def frame_rate(text: str) -> float:
+    """An argparse type: frames per second that videos can have."""
+    low, high = FRAME_RATES
+    value = number(0)(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text} is not a frame rate from {low:g} to {high:g}")
     return value
 
 

@@ -33,9 +33,12 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     folder = prepare_folder(args.out)
     reference = read_image(DEMO / "reference.png")
     reference_pose = Poses.load(DEMO / "reference.json")
+    motion = Poses.load(DEMO / "driving.json")
+    if (args.frames or 0) > motion.frames:
+        raise InputError(f"--frames {args.frames}: the demo's motion has {motion.frames} frames")
     animator, device = load_animator(args)
     config = animator.models.config
-    driving = Poses.load(DEMO / "driving.json").slice(0, args.frames or config.context_window)
+    driving = motion.slice(0, args.frames or config.context_window)
 
     def run(hjb: HJBConfig, label: str):
         hooks = progress_hooks(report, label)
@@ -64,8 +67,9 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     }
 
     report.line("identity of every frame: cosine similarity of the face with the reference's, 1 is the same")
-    print_identity(report, plain, "  without HJB")
-    print_identity(report, result, "  with HJB   ")
+    for label, made in (("  without HJB", plain), ("  with HJB   ", result)):
+        print_identity(report, made, label)
+        report.line(f"{'':{len(label)}}  {' '.join(text or '-' for text in captions(made.csim))}")
     for note in result.notes:
         report.note(f"note: {note}")
     report.line(f"{len(result.frames)} frames of {width}x{height} on {device}: {plain.seconds:.1f} s without HJB, "

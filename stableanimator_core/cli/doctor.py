@@ -1,6 +1,7 @@
 """`doctor`: what is installed, found and missing, and the exact command that mends it."""
 
 import argparse
+import importlib
 import os
 import platform
 import re
@@ -10,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
-from ..errors import InputError
 from .arguments import add_json
 from .report import Report
 
@@ -18,6 +18,18 @@ PACK = Path(__file__).resolve().parents[2]
 REQUIREMENTS = PACK / "requirements.txt"
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 GIB = 1 << 30
+MODULES = {  # what is imported: the package that brings it
+    "numpy": "numpy",
+    "cv2": "opencv-python",
+    "av": "av",
+    "PIL.Image": "pillow",
+    "safetensors": "safetensors",
+    "einops": "einops",
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "accelerate": "accelerate",
+}
+ON_TORCH = ("diffusers", "transformers", "accelerate")  # they fail with a torch that fails
 
 
 def register(commands) -> None:
@@ -33,6 +45,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     packages = check_packages(REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.is_file() else "", problems)
     check_opencv(problems)
     device = check_device(problems)
+    check_imports(problems, torch=device["torch"] is not None)
     check_encoder(problems)
     models = check_models(problems)
     result = {
@@ -92,20 +105,48 @@ def check_opencv(problems: list[dict[str, str]]) -> None:
         )
 
 
+def check_imports(problems: list[dict[str, str]], *, torch: bool = True) -> None:
+    """Import everything but torch (see check_device); appends what is installed and yet fails.
+
+    torch: whether it works; without it the packages built on it are not tried.
+    """
+    pip = f'"{sys.executable}" -m pip install --force-reinstall --no-deps'
+    for module, package in MODULES.items():
+        if module in ON_TORCH and not torch:
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a broken package raises anything
+            if isinstance(error, ModuleNotFoundError) and any(
+                problem["what"] == f"{package} is not installed" for problem in problems
+            ):
+                continue
+            variant = next((name for name in OPENCV if _is_installed(name)), package) if module == "cv2" else package
+            fix = f"{pip} {variant}"
+            if "libGL" in str(error):
+                fix = "install the system's OpenGL library, on Debian and Ubuntu: sudo apt-get install libgl1"
+            problems.append({"what": f"{package} cannot be imported ({_one_line(error)})", "fix": fix})
+
+
 def check_device(problems: list[dict[str, str]]) -> dict:
     """What torch can compute on; a machine with an NVIDIA GPU and a torch without CUDA is a problem."""
     try:
         import torch
-    except (ImportError, OSError) as error:
+    except Exception as error:  # a broken package raises anything
         problems.append(
             {
-                "what": f"torch cannot be imported ({' '.join(str(error).split())})",
+                "what": f"torch cannot be imported ({_one_line(error)})",
                 "fix": f'"{sys.executable}" -m pip install --force-reinstall torch torchvision torchaudio',
             }
         )
         return {"name": None, "torch": None}
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
+        try:
+            free, total = torch.cuda.mem_get_info()
+        except RuntimeError as error:
+            fix = "update the NVIDIA driver; until then: --device cpu"
+            problems.append({"what": f"the GPU does not answer ({_one_line(error)})", "fix": fix})
+            return {"name": "cpu", "torch": torch.__version__}
         return {
             "name": "cuda",
             "torch": torch.__version__,
@@ -128,19 +169,25 @@ def check_device(problems: list[dict[str, str]]) -> dict:
 
 def check_encoder(problems: list[dict[str, str]]) -> None:
     """H.264 is what `--out name.mp4` needs."""
-    if _is_installed("av"):
+    try:
         import av
 
-        if "libx264" not in av.codecs_available:
-            fix = f'"{sys.executable}" -m pip install --force-reinstall --only-binary=av av'
-            problems.append({"what": "PyAV has no H.264 encoder, so .mp4 cannot be written", "fix": fix})
+        codecs = av.codecs_available
+    except Exception:  # named by check_packages or check_imports
+        return
+    if "libx264" not in codecs:
+        fix = f'"{sys.executable}" -m pip install --force-reinstall --only-binary=av av'
+        problems.append({"what": "PyAV has no H.264 encoder, so .mp4 cannot be written", "fix": fix})
 
 
 def check_models(problems: list[dict[str, str]]) -> dict[str, dict]:
     """The built-in models: every part present and readable."""
     try:
         from ..weights import BUILT_IN, find_model, read_config, read_part
-    except (ImportError, OSError):  # named by check_packages or check_device
+    except Exception as error:  # a broken package raises anything
+        what = f"the models cannot be examined ({_one_line(error)})"
+        fix = "first mend what is named above, then run doctor again" if problems else "install the pack again"
+        problems.append({"what": what, "fix": fix})
         return {}
     models = {}
     for name, folder in BUILT_IN.items():
@@ -149,10 +196,10 @@ def check_models(problems: list[dict[str, str]]) -> dict[str, dict]:
             config = read_config(find_model(name))
             for part in config.parts:
                 read_part(folder, part)
-        except InputError as error:
+        except Exception as error:  # an InputError, or whatever a broken package raises
             models[name]["ok"] = False
             fix = f'restore it: git -C "{PACK}" checkout -- "{folder}", or install the pack again'
-            problems.append({"what": f"model {name}: {error}", "fix": fix})
+            problems.append({"what": f"model {name}: {_one_line(error)}", "fix": fix})
     return models
 
 
@@ -162,6 +209,10 @@ def memory_gib() -> float | None:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_installed(name: str) -> bool:

@@ -3,8 +3,11 @@
 import argparse
 
 from .animate import hjb_settings, load_animator
-from .arguments import SEED, add_json, positive, step_range, whole
+from .arguments import add_json, positive, step_range, whole
 from .report import Report
+
+MOST_CLIPS = 10_000  # of one seed: as far as its clips' own seeds are from the next one's
+SEED = whole(0, 2**63 // MOST_CLIPS - 1)  # every clip's own seed has 63 bits
 
 ROWS = (  # what is shown to people: title, key, key without HJB
     ("identity (CSIM)", "csim", "csim_without_hjb"),
@@ -26,7 +29,7 @@ def register(commands) -> None:
     parser = subjects.add_parser("animation", help="identity and error on rendered performers with known truth")
     parser.add_argument("--model", default="mini", help="mini (default, ships here) or a model folder")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--clips", default=8, type=whole(2), metavar="N", help="clips, each a new person (8)")
+    parser.add_argument("--clips", default=8, type=whole(2, MOST_CLIPS), metavar="N", help="each a new person (8)")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of every clip (16)")
     parser.add_argument("--seed", default=0, type=SEED, help="which performers")
     parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step")

@@ -1,6 +1,7 @@
 """The commands do their work: files appear, JSON is one object, people see the identity of every frame."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,8 @@ def test_demo(run, material, tiny_model, monkeypatch):
 
     text = run(*argv)
     assert "without HJB" in text
+    assert " ".join(f"{value:.2f}" for value in result["csim"]) in text
+    assert " ".join(f"{value:.2f}" for value in result["csim_without_hjb"]) in text
     assert "contact_sheet.png" in text
     off = json.loads(run(*argv, "--hjb-iterations", 0, "--frames", 2, "--json"))
     assert off["frames"] == 2
@@ -176,6 +179,35 @@ def test_doctor_reads_a_damaged_model(monkeypatch, tmp_path):
     problems = []
     assert doctor.check_models(problems)["mini"]["ok"] is False
     assert "model mini" in problems[0]["what"]
+
+
+def test_doctor_survives_broken_packages(run, monkeypatch):
+    """Whatever a package raises while it is imported, doctor names it and does not say that all is well."""
+    whole = doctor.importlib.import_module
+
+    def broken(name, *args):
+        if name in ("cv2", "diffusers"):
+            raise RuntimeError("built for another\nnumpy" if name == "diffusers" else "libGL.so.1: cannot open")
+        return whole(name, *args)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    result = json.loads(run("doctor", "--json"))
+    assert not result["ok"]
+    fixes = {problem["what"]: problem["fix"] for problem in result["problems"]}
+    assert "libgl1" in fixes["opencv-python cannot be imported (libGL.so.1: cannot open)"]
+    assert fixes["diffusers cannot be imported (built for another numpy)"].endswith("--no-deps diffusers")
+    assert "everything that is needed is here" not in run("doctor")
+    problems = []
+    doctor.check_imports(problems, torch=False)
+    assert [problem["what"].partition(" ")[0] for problem in problems] == ["opencv-python"]
+
+
+@pytest.mark.parametrize("module", ["torch", "stableanimator_core.weights", "av"])
+def test_doctor_survives_a_module_that_cannot_be_imported(run, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = json.loads(run("doctor", "--json"))
+    assert not result["ok"]
+    assert all(problem["what"] and problem["fix"] for problem in result["problems"])
 
 
 def test_doctor_names_clobbering_opencvs(monkeypatch):

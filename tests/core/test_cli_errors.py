@@ -1,5 +1,6 @@
 """One test per wrong input: one line on stderr, status 2, no traceback; with --json one object on stdout."""
 
+import argparse
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from stableanimator_core import cli, video
+from stableanimator_core.cli import arguments, evaluate
+from stableanimator_core.evaluation.animation import FIRST_SEED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +74,7 @@ def test_usage(refused, argv, message):
         ("seed", str(2**63), f"{2**63} is not a whole number from 0 to"),
         ("guidance", "-2", "-2 is not a number of 1 or more"),
         ("guidance", "1.5:nan", "nan is not a number of 1 or more"),
-        ("fps", "0", "0 is not a number above 0"),
+        ("fps", "0", "0 is not a frame rate from 0.1 to 240"),
         ("hjb_iterations", "-4", "-4 is not a whole number of 0 or more"),
         ("hjb_lr", "-0.1", "-0.1 is not a number of 0 or more"),
         ("hjb_steps", "3", "3 is not FIRST:LAST"),
@@ -124,15 +127,6 @@ def test_reference_pose_without_person(animate, material):
     frame = {"canvas_width": 64, "canvas_height": 64, "people": []}
     (material / "empty.json").write_text(json.dumps([frame]))
     assert "no person in its first frame" in animate(reference_poses="empty.json")
-
-
-def test_reference_without_face(animate, material, stick_figure):
-    frames = stick_figure()
-    keypoints = frames[0]["people"][0]["pose_keypoints_2d"]
-    for joint in (0, 14, 15, 16, 17):
-        keypoints[3 * joint : 3 * joint + 3] = [0, 0, 0]
-    (material / "faceless.json").write_text(json.dumps(frames))
-    assert "face" in animate(reference_poses="faceless.json")
 
 
 def test_driving_is_missing(animate):
@@ -215,14 +209,38 @@ def test_demo_output(refused, material):
     assert "is a file; choose another --out" in refused("demo", "--out", material / "driving.json")
 
 
+def test_demo_frames(refused, material):
+    assert "--frames 999: the demo's motion has" in refused("demo", "--out", material / "demo", "--frames", "999")
+
+
 def test_evaluate_wants_two_clips(refused):
-    assert "1 is not a whole number of 2 or more" in refused("evaluate", "animation", "--clips", "1")
+    assert "1 is not a whole number from 2 to 10000" in refused("evaluate", "animation", "--clips", "1")
+
+
+def test_evaluate_seed(refused):
+    """The last clip's own seed has 63 bits."""
+    assert evaluate.MOST_CLIPS == FIRST_SEED
+    largest = (2**63 - 1) // FIRST_SEED - 1
+    assert evaluate.SEED(str(largest)) * FIRST_SEED + evaluate.MOST_CLIPS < 2**63
+    message = refused("evaluate", "animation", "--seed", largest + 1)
+    assert f"{largest + 1} is not a whole number from 0 to {largest}" in message
+
+
+def test_frame_rate():
+    assert [arguments.frame_rate(text) for text in ("0.1", "29.97", "240")] == [0.1, 29.97, 240]
+    for text in ("0.09", "240.5"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text} is not a frame rate from 0.1 to 240$"):
+            arguments.frame_rate(text)
 
 
 def test_train_paths(refused, material):
     assert "does not exist; create it" in refused("train", "mini", "--out", material / "no" / "model")
     assert "check --mocap" in refused("train", "mini", "--out", material / "model", "--mocap", material / "no.npz")
     assert "check --start-from" in refused("train", "mini", "--out", material / "m", "--start-from", material / "no")
+    (material / "bad.npz").write_bytes(b"no archive")
+    message = refused("train", "mini", "--out", material / "m", "--mocap", material / "bad.npz")
+    assert "bad.npz: is no readable .npz" in message
+    assert not (material / "m").exists()
     assert "0 is not a number above 0" in refused("train", "mini", "--out", "m", "--animator-minutes", "0")
 
 
