@@ -28,7 +28,9 @@ class StableAnimatorAlignPoses(io.ComfyNode):
             "Faces that are not kept are mostly poses that were not aligned.",
             inputs=[
                 PoseKeypoint.Input("driving", tooltip="Poses of the driving video, one per frame."),
-                PoseKeypoint.Input("reference", tooltip="Pose of the reference picture; its first frame is used."),
+                PoseKeypoint.Input(
+                    "reference", tooltip="Pose of the reference picture; the first frame that shows a person is used."
+                ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),

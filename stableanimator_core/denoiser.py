@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .conditioning import Conditioning
 from .models.unet import AnimatorUNet
-from .sampling import scale_input, timestep_of, x0_from_v
 from .windows import window_weights
 
 
@@ -62,3 +61,21 @@ def make_denoiser(
 def frame_guidance(first: float, last: float, frames: int, *, device: torch.device | str = "cpu") -> Tensor:
     """Guidance strength per frame, linear from the first frame to the last. [F]."""
     return torch.linspace(first, last, frames, device=device)
+
+
+# EDM preconditioning of a v-predicting network (Karras et al. 2022, arXiv 2206.00364)
+
+
+def timestep_of(sigma: Tensor) -> Tensor:
+    """What the UNet is told of the noise level: ¼ ln σ."""
+    return 0.25 * sigma.log()
+
+
+def scale_input(x: Tensor, sigma: Tensor) -> Tensor:
+    """x / √(σ² + 1), the UNet's view of noisy latents. sigma: any shape that broadcasts with x."""
+    return x / (sigma**2 + 1).sqrt()
+
+
+def x0_from_v(v: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """Clean latents of a v-prediction: x / (σ² + 1) − v σ / √(σ² + 1). sigma: any shape that broadcasts with x."""
+    return x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1).sqrt())

@@ -1,4 +1,4 @@
-"""Sampling: the Karras schedule, EDM preconditioning of a v-predicting network and the Euler loop."""
+"""Sampling: the Karras schedule, the noise to start from and the Euler loop."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0
     return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
 
 
-def timestep_of(sigma: Tensor) -> Tensor:
-    """What the UNet is told of the noise level: ¼ ln σ."""
-    return 0.25 * sigma.log()
-
-
 def init_noise(
     shape: Sequence[int], sigma_max: float, *, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -42,16 +37,6 @@ def init_noise(
     """
     noise = torch.randn(*shape, generator=generator, device=generator.device)
     return noise.to(device) * math.sqrt(sigma_max**2 + 1)
-
-
-def scale_input(x: Tensor, sigma: Tensor) -> Tensor:
-    """x / √(σ² + 1), the UNet's view of noisy latents. sigma: any shape that broadcasts with x."""
-    return x / (sigma**2 + 1).sqrt()
-
-
-def x0_from_v(v: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """Clean latents of a v-prediction: x / (σ² + 1) − v σ / √(σ² + 1). sigma: any shape that broadcasts with x."""
-    return x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1).sqrt())
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning import clip_picture, image_token, time_ids
+from ..denoiser import scale_input, timestep_of
 from ..face import crop_faces
-from ..sampling import scale_input, timestep_of
 from ..vae import encode_image
 from ..weights import Models
 from .autoencoder import CELL, face_mask

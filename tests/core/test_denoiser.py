@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from stableanimator_core.conditioning import Conditioning
-from stableanimator_core.denoiser import frame_guidance, make_denoiser
-from stableanimator_core.sampling import scale_input, x0_from_v
+from stableanimator_core.denoiser import frame_guidance, make_denoiser, scale_input, x0_from_v
 from stableanimator_core.weights import load_models
 from stableanimator_core.windows import context_windows
 

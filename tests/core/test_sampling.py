@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from stableanimator_core.denoiser import scale_input, x0_from_v
 from stableanimator_core.errors import InputError
-from stableanimator_core.sampling import init_noise, karras_sigmas, sample_euler, scale_input, x0_from_v
+from stableanimator_core.sampling import init_noise, karras_sigmas, sample_euler
 
 
 def test_schedule_descends_to_zero():

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from stableanimator_core.denoiser import timestep_of, x0_from_v
 from stableanimator_core.errors import InputError
 from stableanimator_core.models.iresnet import IResNet
 from stableanimator_core.performers import render_dataset
-from stableanimator_core.sampling import timestep_of, x0_from_v
 from stableanimator_core.training import loop, mini
 from stableanimator_core.training.animator import Animator, AnimatorRecipe, _draw, _noisy_batch, encode_clips
 from stableanimator_core.training.autoencoder import (

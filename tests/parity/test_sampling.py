@@ -5,14 +5,8 @@ import torch
 from golden import load_json
 from torch import Tensor
 
-from stableanimator_core.sampling import (
-    init_noise,
-    karras_sigmas,
-    sample_euler,
-    scale_input,
-    timestep_of,
-    x0_from_v,
-)
+from stableanimator_core.denoiser import scale_input, timestep_of, x0_from_v
+from stableanimator_core.sampling import init_noise, karras_sigmas, sample_euler
 
 RECORD = load_json("scheduler.json")
 
