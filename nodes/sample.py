@@ -98,7 +98,6 @@ class StableAnimatorSample(io.ComfyNode):
         settings = _settings(
             config, seed, steps, (guidance_first, guidance_last), (width, height), (context_frames, context_overlap)
         )
-        _note_size(node, settings, config)
         options = model_hjb(config, settings.steps, **(hjb or {}))
         picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
@@ -160,14 +159,6 @@ def _settings(
         context_window=or_default(window),
         context_overlap=or_default(overlap) if window else None,
     )
-
-
-def _note_size(node_id: str, settings: SamplingConfig, config: ModelConfig) -> None:
-    """Say on the node that the model was trained at another size."""
-    size, trained = (settings.width, settings.height), (config.width, config.height)
-    if size != trained:
-        text = "{0} was trained at {1[0]}x{1[1]}; at {2[0]}x{2[1]} expect less"
-        show_text(node_id, text.format(config.name, trained, size))
 
 
 def _check_face(face: ReferenceFace | None, models: Models) -> None:

@@ -167,7 +167,7 @@ def sample(
     hooks, size = hooks or Hooks(), (settings.width, settings.height)
     config, device = models.config, models.device
     part = cover(poses, *size)
-    notes = _aspect_notes(poses, reference)
+    notes = [*_size_notes(config, settings), *_aspect_notes(poses, reference)]
     poses = cover_poses(poses, part, *size)
     faces = face_boxes(poses, scale=config.face_scale)
     if pose_images is None:
@@ -190,6 +190,11 @@ def sample(
         )  # fmt: skip
     latents = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
     return Sampled(latents, poses, pose_images, faces, (*notes, *_face_notes(poses, face, faces)))
+
+
+def _size_notes(config: ModelConfig, settings: SamplingConfig) -> list[str]:
+    made, trained = (f"{sizes.width}x{sizes.height}" for sizes in (settings, config))
+    return [] if made == trained else [f"model {config.name} was trained at {trained}; at {made} expect less"]
 
 
 def _aspect_notes(poses: Poses, reference: np.ndarray) -> list[str]:

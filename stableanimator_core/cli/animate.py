@@ -77,8 +77,7 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]
-    notes = [*size_notes(animator, width, height), *result.notes]
-    for note in notes:
+    for note in result.notes:
         report.note(f"note: {note}")
     report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
     return {
@@ -91,17 +90,8 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         "seed": args.seed,
         "seconds": round(result.seconds, 2),
         **identity_of(result),
-        "notes": notes,
+        "notes": result.notes,
     }
-
-
-def size_notes(animator: "StableAnimator", width: int, height: int) -> list[str]:
-    """What to know about a size that the model was not trained at."""
-    config = animator.models.config
-    if (width, height) == (config.width, config.height):
-        return []
-    trained = f"{config.width}x{config.height}"
-    return [f"model {config.name} was trained at {trained}; at {width}x{height} expect less"]
 
 
 def read_driving(path: Path, frames: int | None = None) -> "Poses":

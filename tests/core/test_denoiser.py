@@ -149,8 +149,11 @@ def test_a_real_unet_in_its_own_precision(tiny_model, dtype):
         id_scale=1.0, **{name: torch.randn(*shape, generator=g).to(dtype) for name, shape in parts.items()}
     )
     x = torch.randn(3, 4, 8, 8, generator=g)
+    told = []
+    unet.register_forward_pre_hook(lambda module, args: told.append(args[1]))
     with torch.no_grad():
         x0 = make_denoiser(unet, cond, frame_guidance(1.0, 2.0, 3), [[0, 1, 2]])(x, SIGMA)
+    assert told[0].dtype == torch.float32, "in bfloat16 the UNet would be told of another noise level"
     assert x0.dtype == torch.float32
     assert x0.shape == x.shape and x0.isfinite().all()
 
