@@ -193,8 +193,10 @@ def sample(
 
 
 def _size_notes(config: ModelConfig, settings: SamplingConfig) -> list[str]:
-    made, trained = (f"{sizes.width}x{sizes.height}" for sizes in (settings, config))
-    return [] if made == trained else [f"model {config.name} was trained at {trained}; at {made} expect less"]
+    if (settings.width, settings.height) in config.trained_sizes:
+        return []
+    trained = " and ".join(f"{width}x{height}" for width, height in config.trained_sizes)
+    return [f"model {config.name} was trained at {trained}; at {settings.width}x{settings.height} expect less"]
 
 
 def _aspect_notes(poses: Poses, reference: np.ndarray) -> list[str]:
