@@ -75,7 +75,7 @@ def test_the_measured_scaling_factor_is_kept(tiny_model, tmp_path):
 
 
 def test_a_part_over_the_limit_is_cut_into_shards(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(weights.folder, "SHARD_BYTES", 20_000)
     save_part(models.pose_net, tmp_path, "pose_net", dtype=torch.float32)
     files = sorted(tmp_path.iterdir())
     assert len(files) > 2
@@ -86,7 +86,7 @@ def test_a_part_over_the_limit_is_cut_into_shards(models, tmp_path, monkeypatch)
     state = read_part(tmp_path, "pose_net")
     assert all(state[key].equal(tensor) for key, tensor in models.pose_net.state_dict().items())
 
-    monkeypatch.setattr(weights, "SHARD_BYTES", 10**9)
+    monkeypatch.setattr(weights.folder, "SHARD_BYTES", 10**9)
     save_part(models.pose_net, tmp_path, "pose_net")
     assert [file.name for file in tmp_path.iterdir()] == ["pose_net.safetensors"], "old shards would be read, too"
 
@@ -230,7 +230,7 @@ def test_missing_part(folder, part):
 
 
 def test_missing_shard(models, folder, monkeypatch):
-    monkeypatch.setattr(weights, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(weights.folder, "SHARD_BYTES", 20_000)
     save_part(models.pose_net, folder, "pose_net")
     shards = sorted(folder.glob("pose_net-*"))
     shards[1].unlink()
