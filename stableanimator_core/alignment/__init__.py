@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
+from .polyfit import JOINTS, fit_line
 from .similarity import Similarity, fit_similarity, fit_similarity_robust, fittable, weighted_mean
 
 __all__ = ["METHODS", "Alignment", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
@@ -35,7 +36,10 @@ COVERAGE = 0.5
 NOTED_DEGREES = 5.0
 FEW_JOINTS = 5
 
-NOT_YET = ("v1", "learned")
+# Stretch of v1's bodies beyond which the user is told.
+NOTED_STRETCH = 0.02
+
+NOT_YET = ("learned",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Alignment:
     """
 
     poses: Poses
-    transform: Similarity | None  # of F frames, float64; None for method "none"
+    transform: Similarity | None  # of F frames, float64; None for "none" and "v1", which fit no similarity
     residual: np.ndarray  # [F] px
     method: str
     notes: tuple[str, ...]
@@ -61,6 +65,9 @@ def align(
     "svd": one similarity transform for the whole clip (Umeyama's fit, robust), after which person 0 stands where the
     reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
     per_frame=True fits every frame by itself and so pins the person to the reference's place.
+    "v1": the fit of the published StableAnimator v1 code, to compare with: one line through the heights of all frames
+    that show one person alone. It stretches a body when the canvases differ in aspect, knows no rotation, and weak or
+    wrong driving joints count as much as good ones.
     "none": one scale and centring that fit the driving canvas into the reference's.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
     Raises InputError for a method that there is not, PoseError when person 0 cannot be fitted.
@@ -86,10 +93,7 @@ def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: fl
 def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
     for poses, whose in ((reference, "reference"), (driving, "driving")):
         if not poses.people or not poses.visible(min_score)[:, 0].any():
-            raise PoseError(
-                f"{whose} poses: no body joint of person 0 above min_score {min_score:g} in {poses.frames} frames; "
-                "lower min_score or use a picture or clip that shows a person"
-            )
+            raise _nobody(poses, whose, min_score)
     target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
     body, shared = _body(driving), _visible(driving, min_score) & shown  # [F, 18, 2], [F, 18]
     trust = shared * torch.tensor(JOINT_TRUST, dtype=torch.float64)  # [F, 18]
@@ -112,7 +116,49 @@ def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: flo
     return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
 
 
-METHODS: dict[str, Callable[[Poses, Poses, bool, float], Alignment]] = {"svd": _align_svd, "none": _align_none}
+def _align_v1(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+    if not reference.people or not reference.visible(min_score)[:, 0].any():
+        raise _nobody(reference, "reference", min_score)
+    target, shown = (part.numpy() for part in _reference_person(reference, min_score))  # [18, 2] px, [18]
+    present = (driving.body_score > 0).any(-1)  # [F, P]
+    alone = present.sum(1) == 1  # [F]
+    if not alone.any():
+        raise PoseError(
+            f"v1 alignment: none of {driving.frames} driving frames shows exactly one person; "
+            "keep one person's poses, or use method svd"
+        )
+    canvases = [np.array([poses.width, poses.height]) for poses in (driving, reference)]
+    rows, slots = alone.nonzero()[0], present[alone].argmax(1)
+    body, score = driving.body[rows, slots], driving.body_score[rows, slots]  # [A, 18, 2], [A, 18]
+    used = np.isin(np.arange(BODY_POINTS), JOINTS) & shown & (score > 0)  # the published fit counts weak joints, too
+    line = fit_line(body / canvases[0], target / canvases[1], used)
+    poses = driving.transformed(
+        lambda points: (points / canvases[0] * line.scale + line.shift) * canvases[1],
+        width=reference.width,
+        height=reference.height,
+    )
+    notes = ["per_frame has no effect: method v1 fits one transform for the clip"] if per_frame else []
+    if missed := int((~alone).sum()):
+        notes.append(f"{missed} of {driving.frames} frames do not show exactly one person: left out of the fit")
+    stretch = (reference.width / driving.width) / (reference.height / driving.height)
+    if abs(stretch - 1) > NOTED_STRETCH:
+        notes.append(f"method v1 draws bodies {stretch:.2f} times as wide for their height; svd keeps proportions")
+    residual = _residual(_body(poses), torch.from_numpy(target), _visible(driving, min_score) & torch.from_numpy(shown))
+    return Alignment(poses, None, residual, "v1", tuple(notes))
+
+
+METHODS: dict[str, Callable[[Poses, Poses, bool, float], Alignment]] = {
+    "svd": _align_svd,
+    "v1": _align_v1,
+    "none": _align_none,
+}
+
+
+def _nobody(poses: Poses, whose: str, min_score: float) -> PoseError:
+    return PoseError(
+        f"{whose} poses: no body joint of person 0 above min_score {min_score:g} in {poses.frames} frames; "
+        "lower min_score or use a picture or clip that shows a person"
+    )
 
 
 def _fit_clip(body: Tensor, target: Tensor, trust: Tensor, good: Tensor) -> Similarity:

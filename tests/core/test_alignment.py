@@ -321,6 +321,59 @@ def test_none_needs_no_person_and_says_that_per_frame_is_idle():
     assert found.notes == ("per_frame has no effect: method none fits nothing",)
 
 
+def alone(*people):
+    """Slots of poses side by side: each is (body [F, 18, 2], score [F, 18])."""
+    poses = Poses.empty(len(people[0][0]), 512, 512, people=len(people))
+    body, score = (np.stack(parts, axis=1) for parts in zip(*people))
+    return dataclasses.replace(poses, body=body, body_score=score)
+
+
+def test_v1_lands_a_person_of_another_size_on_the_reference():
+    still = np.repeat(placed(size=200, x=300, y=200)[None], 4, 0)
+    found = align(person(still), person(placed(size=400, x=150, y=60)), "v1")
+    np.testing.assert_allclose(found.poses.body[:, 0], np.repeat(placed(size=400, x=150, y=60)[None], 4, 0), atol=1e-6)
+    np.testing.assert_allclose(found.residual, 0, atol=1e-6)
+    assert found.transform is None and found.notes == ()
+
+
+def test_v1_fits_frames_of_one_person_whatever_their_slot():
+    """Frame 1 shows two people and a body that would spoil the fit; in frame 2 the one person is in slot 1."""
+    body, ones, none = placed(size=200, x=100, y=100), np.ones(18), np.zeros(18)
+    first = (np.stack([body, body * 3, body * 0]), np.stack([ones, ones, none]))
+    second = (np.stack([body * 0, body, body]), np.stack([none, ones, ones]))
+    found = align(alone(first, second), person(placed(size=400, x=50, y=60)), "v1")
+    for frame, slot in ((0, 0), (2, 1)):
+        np.testing.assert_allclose(found.poses.body[frame, slot], placed(size=400, x=50, y=60), atol=1e-6)
+    assert found.notes == ("1 of 3 frames do not show exactly one person: left out of the fit",)
+
+
+def test_v1_counts_weak_joints_in_full_and_svd_does_not():
+    body, score = np.repeat(placed(size=200, x=100, y=100)[None], 4, 0), np.ones((4, 18))
+    body[:, 10], score[:, 10] = (100, 3000), 0.05
+    reference = person(placed(size=400, x=50, y=60))
+    assert align(person(body, score), reference, "v1").residual.min() > 50
+    np.testing.assert_allclose(align(person(body, score), reference).residual, 0, atol=1e-6)
+
+
+def test_v1_leaves_out_joints_that_were_never_seen():
+    body, score = np.repeat(placed(size=200, x=100, y=100)[None], 4, 0), np.ones((4, 18))
+    score[:, 10] = 0
+    found = align(person(body, score), person(placed(size=400, x=50, y=60)), "v1")
+    np.testing.assert_allclose(found.residual, 0, atol=1e-6)
+
+
+def test_v1_says_what_it_distorts_and_ignores():
+    wide = person(placed(size=200), width=1024, height=512)
+    found = align(wide, person(placed(size=400), width=512, height=512), "v1", per_frame=True)
+    assert found.notes == (
+        "per_frame has no effect: method v1 fits one transform for the clip",
+        "method v1 draws bodies 0.50 times as wide for their height; svd keeps proportions",
+    )
+    moved = found.poses.body[0, 0]
+    width, height = moved[5, 0] - moved[2, 0], moved[10, 1] - moved[1, 1]  # shoulders, neck to ankle
+    assert width / height == pytest.approx(0.5 * 0.22 / 0.77, rel=1e-6)
+
+
 def test_works_under_inference_mode():
     with torch.inference_mode():
         found = align(person(placed(size=200)), person(placed(size=400)))
@@ -330,15 +383,14 @@ def test_works_under_inference_mode():
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["learned", "v1"])
-def test_methods_of_other_versions(method):
-    with pytest.raises(InputError, match=f"alignment '{method}' is not in this version; use svd or none"):
-        align(person(placed()), person(placed()), method)
+def test_method_of_another_version():
+    with pytest.raises(InputError, match="alignment 'learned' is not in this version; use svd or v1 or none"):
+        align(person(placed()), person(placed()), "learned")
 
 
 def test_unknown_method():
-    assert list(METHODS) == ["svd", "none"]
-    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or none"):
+    assert list(METHODS) == ["svd", "v1", "none"]
+    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or v1 or none"):
         align(person(placed()), person(placed()), "polyfit")
 
 
@@ -349,6 +401,26 @@ def test_nobody_there(weak):
         align(person(placed()), weak)
     with pytest.raises(PoseError, match=f"driving poses: {line}"):
         align(weak, person(placed()))
+
+
+@pytest.mark.parametrize("people", [0, 2])
+def test_v1_without_a_frame_of_exactly_one_person(people):
+    slots = [(np.repeat(placed()[None], 3, 0), np.ones((3, 18)))] * people
+    driving = alone(*slots) if people else Poses.empty(3, 512, 512, people=1)
+    message = "v1 alignment: none of 3 driving frames shows exactly one person; keep one person's poses, or use method"
+    with pytest.raises(PoseError, match=message):
+        align(driving, person(placed()), "v1")
+    with pytest.raises(PoseError, match="reference poses: no body joint of person 0 above min_score 0.3 in 1 frames"):
+        align(driving, Poses.empty(1, 512, 512), "v1")
+
+
+def test_v1_needs_two_heights():
+    score = np.zeros((2, 18))
+    score[:, [2, 5]] = 1
+    body = np.repeat(placed()[None], 2, 0)
+    message = "v1 alignment: 4 joints at 1 heights are shared with the reference in frames of one person, need 2 at"
+    with pytest.raises(PoseError, match=message):
+        align(person(body, score), person(placed()), "v1")
 
 
 def test_too_few_joints_in_common_name_the_best_frame():
