@@ -4,8 +4,12 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..weights.places import Places
 
 
 def whole(low: int, high: int | None = None):
@@ -82,6 +86,24 @@ def guidance(text: str) -> tuple[float, float]:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The flag that every command has."""
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads published weights."""
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="folder of the published weights (Animation/, SVD/, DWPose/, antelopev2/); default: "
+        "STABLEANIMATOR_MODELS, else ComfyUI's models/stableanimator, else a folder in the user's cache",
+    )
+
+
+def places_of(args: argparse.Namespace) -> "Places":
+    """Where --models says that weights lie. Raises WeightsError."""
+    from ..weights.places import Places
+
+    return Places.default(args.models)
 
 
 def existing_folder(path: Path) -> Path:
