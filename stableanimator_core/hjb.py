@@ -78,7 +78,7 @@ class Window(NamedTuple):
 
     frames: list[int]
     cells: Cells
-    boxes: Tensor  # [n, 4] px, the faces inside the window
+    faces: FaceBoxes  # one for each of these frames, in px of the window
 
 
 def find_face_cells(boxes: FaceBoxes, size: tuple[int, int], cell: int) -> dict[int, Cells]:
@@ -88,8 +88,8 @@ def find_face_cells(boxes: FaceBoxes, size: tuple[int, int], cell: int) -> dict[
     """
     h, w = size
     found = {}
-    for frame in boxes.found.nonzero().flatten().tolist():
-        box = boxes.boxes[frame].round().long().tolist()
+    frames = boxes.found.nonzero().flatten().tolist()
+    for frame, box in zip(frames, boxes.picked(frames).pixels().tolist()):
         x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], w * cell), min(box[3], h * cell)
         if x1 <= x0 or y1 <= y0:
             raise FaceError(
@@ -117,9 +117,8 @@ def place_windows(
         if margin is not None:
             rows = _around([faces[frame][0] for frame in part], margin, h)
             columns = _around([faces[frame][1] for frame in part], margin, w)
-        pixels = boxes.boxes[part].round()  # [n, 4]
-        corner = pixels.new_tensor([columns.start, rows.start, columns.start, rows.start]) * cell
-        windows.append(Window(part, (rows, columns), pixels - corner))
+        shown = boxes.picked(part).shifted(-columns.start * cell, -rows.start * cell)
+        windows.append(Window(part, (rows, columns), shown))
     return windows
 
 
@@ -213,7 +212,7 @@ def face_gradient(
         area = (window.frames, slice(None), *window.cells)
         latents = x0.detach()[area].requires_grad_()  # [n, 4, window]
         pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)  # [n, 3, window in px]
-        crops = crop_faces(pixels, window.boxes, embed.input_size)  # [n, 3, S, S]
+        crops = crop_faces(pixels, window.faces, embed.input_size)  # [n, 3, S, S]
         score = csim(embed(crops.to(_dtype_of(embed))), target)  # [n]
         loss = (1 - score).sum() / faces
         (part,) = torch.autograd.grad(loss * scale, latents)

@@ -66,8 +66,9 @@ def _take(animator: StableAnimator, seed: int, frames: int) -> _Take:
     clip = make_clip(seed, size=(config.width, config.height), frames=frames, split="held_out")
     truth = torch.stack([from_uint8(frame) for frame in clip.frames]).to(models.device)
     reference = from_uint8(clip.reference).to(models.device)
-    face = encode_reference_face(models.face_judge, reference, clip.reference_pose, scale=config.face_scale)
-    return _Take(clip, truth, face_boxes(clip.poses, scale=config.face_scale), face.embedding)
+    how = {"scale": config.face_scale, "crop": config.face_crop}
+    face = encode_reference_face(models.face_judge, reference, clip.reference_pose, **how)
+    return _Take(clip, truth, face_boxes(clip.poses, **how), face.embedding)
 
 
 @torch.no_grad()
@@ -124,8 +125,8 @@ def _face_l1(video: Tensor, take: _Take) -> float:
     found = take.boxes.found.nonzero().flatten().tolist()
     if not found:
         return float("nan")
-    boxes = take.boxes.boxes[found]
-    return _l1(crop_faces(video[found], boxes, 64), crop_faces(take.truth[found], boxes, 64))
+    faces = take.boxes.picked(found)
+    return _l1(crop_faces(video[found], faces, 64), crop_faces(take.truth[found], faces, 64))
 
 
 def _psnr_ssim(video: Tensor, truth: Tensor) -> tuple[float, float]:

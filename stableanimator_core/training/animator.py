@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..conditioning import clip_picture, image_token, time_ids
 from ..denoiser import scale_input, timestep_of
-from ..face import crop_faces
+from ..face import FaceBoxes, crop_faces
 from ..vae import encode_image
 from ..weights import Models
 from .autoencoder import CELL, face_mask
@@ -93,7 +93,8 @@ def encode_clips(models: Models, store: ClipStore, *, device: torch.device, chun
             still = encode_image(models.vae, noisy)
             found = torch.isfinite(boxes).all(1)
             safe = torch.where(found[:, None], boxes, boxes.new_tensor([0, 0, store.width, store.height]))
-            embedding = models.face_embedder(crop_faces(x[:, 0], safe, models.face_embedder.input_size))
+            faces = FaceBoxes(safe, torch.ones_like(found))
+            embedding = models.face_embedder(crop_faces(x[:, 0], faces, models.face_embedder.input_size))
         small = clip_picture(models.image_encoder, x[:, 0])
         parts.append((
             latents.unflatten(0, (len(x), -1)).half(), still.float(), ((small + 1) * 127.5).clamp(0, 255).byte(),

@@ -50,11 +50,16 @@ def head_at(x, y, spread):
     return np.array([(0, 0), (-0.2, -0.1), (0.2, -0.1), (-0.5, 0), (0.5, 0)]) * spread + (x, y)
 
 
+def upright(boxes) -> FaceBoxes:
+    """A face in every frame, cut out by its box."""
+    return FaceBoxes(torch.tensor(boxes, dtype=torch.float32), torch.ones(len(boxes), dtype=torch.bool))
+
+
 # --- boxes ----------------------------------------------------------------------------------------------------------
 
 
 def test_box_of_the_face_points():
-    boxes, found = face_boxes(poses_of(face=ring(50, 40, 10)), scale=1.5)
+    boxes, found, _ = face_boxes(poses_of(face=ring(50, 40, 10)), scale=1.5)
     assert found.tolist() == [True]
     # extent 20: a square of 30 round the middle, a tenth of the extent higher than it (the forehead has no points)
     np.testing.assert_allclose(boxes[0], [35, 23, 65, 53], atol=0.1)
@@ -62,12 +67,12 @@ def test_box_of_the_face_points():
 
 def test_scale_is_the_side_over_the_extent():
     for scale in (1.0, 1.2, 2.0):
-        boxes, _ = face_boxes(poses_of(face=ring(50, 40, 10)), scale=scale)
+        boxes, *_ = face_boxes(poses_of(face=ring(50, 40, 10)), scale=scale)
         assert (boxes[0, 2:] - boxes[0, :2]).tolist() == pytest.approx([20 * scale] * 2, abs=0.1)
 
 
 def test_box_from_the_head_joints():
-    boxes, found = face_boxes(poses_of(head=head_at(50, 40, 20)), scale=1.0)
+    boxes, found, _ = face_boxes(poses_of(head=head_at(50, 40, 20)), scale=1.0)
     assert found.all()
     centre, side = (boxes[0, :2] + boxes[0, 2:]) / 2, boxes[0, 2] - boxes[0, 0]
     assert side == pytest.approx(20 * 1.15)  # the ears lie a little inside the face
@@ -137,21 +142,21 @@ def test_scaled_boxes_are_boxes_of_scaled_poses():
 
 def test_a_crop_at_its_own_size_is_the_pixels():
     frames = torch.rand(2, 3, 20, 30)
-    boxes = torch.tensor([[3.0, 4, 11, 12], [10.4, 2.4, 18.4, 10.4]])  # the second rounds to whole pixels
-    crops = crop_faces(frames, boxes, 8)
+    boxes = [[3.0, 4, 11, 12], [10.4, 2.4, 18.4, 10.4]]  # the second rounds to whole pixels
+    crops = crop_faces(frames, upright(boxes), 8)
     assert crops[0].equal(frames[0, :, 4:12, 3:11])
     assert crops[1].equal(frames[1, :, 2:10, 10:18])
 
 
 def test_a_crop_is_clamped_to_the_frame():
     frames = torch.rand(1, 3, 20, 30)
-    crops = crop_faces(frames, torch.tensor([[-5.0, -5, 10, 10]]), 10)
+    crops = crop_faces(frames, upright([[-5, -5, 10, 10]]), 10)
     assert crops[0].equal(frames[0, :, :10, :10])
 
 
 def test_crops_are_differentiable_inside_the_box_only():
     frames = torch.rand(1, 3, 20, 30, requires_grad=True)
-    crop_faces(frames, torch.tensor([[3.0, 4, 11, 12]]), 16).sum().backward()
+    crop_faces(frames, upright([[3, 4, 11, 12]]), 16).sum().backward()
     inside = torch.zeros_like(frames)
     inside[..., 4:12, 3:11] = 1
     assert frames.grad.ne(0).float().equal(inside)
@@ -159,7 +164,7 @@ def test_crops_are_differentiable_inside_the_box_only():
 
 def test_a_crop_outside_the_frame():
     with pytest.raises(FaceError, match=r"face box \[40, 0, 50, 10\] lies outside the 30x20 frame; check the aligned"):
-        crop_faces(torch.zeros(1, 3, 20, 30), torch.tensor([[40.0, 0, 50, 10]]), 8)
+        crop_faces(torch.zeros(1, 3, 20, 30), upright([[40, 0, 50, 10]]), 8)
 
 
 # --- embeddings -----------------------------------------------------------------------------------------------------

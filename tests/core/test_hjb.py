@@ -86,7 +86,7 @@ def gradient_of(vae, embed, target, x0, chunk=FRAMES, margin=None):
 def test_raises_csim_under_inference_mode(vae, embed, x0, target, decode, scope):
     seen = []
     with torch.inference_mode():
-        boxes = FaceBoxes(*(tensor.clone() for tensor in BOXES))  # inference tensors, as a node would pass them
+        boxes = FaceBoxes(BOXES.boxes.clone(), BOXES.found.clone())  # inference tensors, as a node would pass them
         refined = refine(
             vae,
             embed,
@@ -227,14 +227,14 @@ def test_windows_hold_the_faces_of_their_chunk():
     first, second = place_windows(boxes, (SIZE, SIZE), CELL, chunk=2, margin=1)
     assert (first.frames, first.cells) == ([0, 1], (slice(0, 4), slice(0, 6)))
     assert (second.frames, second.cells) == ([3], (slice(7, 12), slice(6, 12)))
-    assert first.boxes.tolist() == [[0, 0, 9, 8], [8, 5, 17, 12]]
-    assert second.boxes.tolist() == [[30 - 24, 33 - 28, 48 - 24, 48 - 28]]
+    assert first.faces.boxes.tolist() == [[0, 0, 9, 8], [8, 5, 17, 12]]
+    assert second.faces.boxes.tolist() == [[30 - 24, 33 - 28, 48 - 24, 48 - 28]]
 
 
 def test_windows_of_whole_frames():
     (window,) = place_windows(BOXES, (SIZE, SIZE - 1), CELL, chunk=FRAMES, margin=None)
     assert window.cells == (slice(0, SIZE), slice(0, SIZE - 1))
-    torch.testing.assert_close(window.boxes, BOXES.boxes)
+    torch.testing.assert_close(window.faces.boxes, BOXES.boxes)
 
 
 def test_callback_can_cancel(vae, embed, x0, target):

@@ -98,7 +98,7 @@ def test_decoded_faces(recorded):
     torch.testing.assert_close(recorded.x0, outputs["pred_original_sample_before"][0], atol=1e-5, rtol=0)
     frames = decode_latents(recorded.vae, recorded.x0, chunk=recorded.config["decode_chunk_size"]).clamp(-1, 1)
     torch.testing.assert_close(frames, outputs["decoded_frames_iter0"], atol=1e-5, rtol=0)
-    crops = crop_faces(frames, recorded.boxes.boxes, recorded.embed.input_size)
+    crops = crop_faces(frames, recorded.boxes, recorded.embed.input_size)
     torch.testing.assert_close(crops, outputs["crops_112_iter0"], atol=1e-5, rtol=0)
     torch.testing.assert_close(recorded.embed(crops), outputs["face_embeddings_iter0"], atol=1e-5, rtol=0)
     torch.testing.assert_close(recorded.embed(recorded.reference)[0], recorded.target, atol=1e-5, rtol=0)

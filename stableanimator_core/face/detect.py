@@ -1,0 +1,116 @@
+"""Faces in a picture: the SCRFD detector (arXiv 2105.04714) on onnxruntime, fed as InsightFace feeds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from ..errors import WeightsError
+
+if TYPE_CHECKING:
+    from ..onnx_session import Session
+    from ..weights.places import Places
+
+SIDE = 640  # px of the input, where the graph leaves it open
+STRIDES = (8, 16, 32)
+ANCHORS = 2  # in each cell
+MIN_SCORE = 0.5
+MAX_OVERLAP = 0.4  # intersection over union
+
+
+class DetectedFace(NamedTuple):
+    """One face. Coordinates are px of the picture, counted from pixel centres."""
+
+    box: np.ndarray  # [4] x0 y0 x1 y1
+    landmarks: np.ndarray  # [5, 2] eyes, nose, mouth corners, left and right as the picture shows them
+    score: float
+
+
+class FaceDetector:
+    """SCRFD with landmarks (antelopev2's scrfd_10g_bnkps).
+
+    Raises WeightsError when the graph's input and outputs are not that detector's.
+    """
+
+    def __init__(self, session: Session):
+        name, shape = session.inputs[0]
+        open_sides = [side if isinstance(side, int) and side > 0 else SIDE for side in list(shape)[2:]]
+        if len(session.inputs) != 1 or len(shape) != 4 or any(side % STRIDES[-1] for side in open_sides):
+            raise WeightsError(f"face detector: its input is {name} {list(shape)}, SCRFD takes one picture [1, 3, H, W]")
+        self.session, self.input = session, name
+        self.height, self.width = open_sides
+
+    @classmethod
+    def load(cls, places: Places, device: str = "auto") -> FaceDetector:
+        """The detector of `weights.FILES`. Raises WeightsError when its file is missing or damaged."""
+        from ..onnx_session import open_session
+
+        return cls(open_session(places.require("face_detector")["face_detector"], device))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: that it runs on the CPU although a GPU was wanted."""
+        return (self.session.note,) if self.session.note else ()
+
+    def detect(self, picture: np.ndarray) -> list[DetectedFace]:
+        """Faces of a picture, [H, W, 3] uint8 RGB, the surest first."""
+        canvas, scale = letterbox(picture, self.width, self.height)
+        blob = ((canvas.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]  # [1, 3, H, W], RGB
+        boxes, landmarks, scores = self._candidates(self.session.run({self.input: blob}))
+        kept = suppress(boxes / scale, scores)
+        return [DetectedFace(boxes[i] / scale, landmarks[i] / scale, float(scores[i])) for i in kept]
+
+    def _candidates(self, outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes [N, 4], landmarks [N, 5, 2] in px of the canvas and scores [N] of all anchors above MIN_SCORE.
+
+        Outputs are scores, then boxes, then landmarks, each for all strides; all are distances from the anchor in
+        strides. Anchors lie on the corners of the cells, row by row.
+        """
+        if len(outputs) != 3 * len(STRIDES):
+            raise WeightsError(
+                f"face detector: {len(outputs)} outputs, SCRFD with landmarks has 9; take antelopev2's scrfd_10g_bnkps.onnx"
+            )
+        found = []
+        for i, stride in enumerate(STRIDES):
+            scores, boxes, landmarks = (
+                outputs[i + kind * len(STRIDES)].reshape(-1, width) for kind, width in enumerate((1, 4, 10))
+            )
+            rows, columns = np.mgrid[: self.height // stride, : self.width // stride].astype(np.float32) * stride
+            anchors = np.stack([columns, rows], axis=-1).reshape(-1, 2).repeat(ANCHORS, axis=0)  # [N, 2]
+            sure = scores[:, 0] >= MIN_SCORE
+            anchors, boxes, landmarks = anchors[sure], boxes[sure] * stride, landmarks[sure] * stride
+            corners = np.concatenate([anchors - boxes[:, :2], anchors + boxes[:, 2:]], axis=1)
+            found.append((corners, anchors[:, None] + landmarks.reshape(-1, 5, 2), scores[sure, 0]))
+        return tuple(np.concatenate(column) for column in zip(*found))
+
+
+def letterbox(picture: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
+    """Fit a picture into the top left corner of a black canvas. Returns the canvas and canvas px per picture px."""
+    tall = picture.shape[0] / picture.shape[1]
+    if tall > height / width:
+        new_width, new_height = max(int(height / tall), 1), height
+    else:
+        new_width, new_height = width, max(int(width * tall), 1)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[:new_height, :new_width] = cv2.resize(picture, (new_width, new_height))
+    return canvas, new_height / picture.shape[0]
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Indices of the boxes, [N, 4] px, that no surer one overlaps by more than MAX_OVERLAP, the surest first.
+
+    Both corners belong to a box, so a box is one pixel wider than their distance.
+    """
+    size = boxes[:, 2:] - boxes[:, :2] + 1
+    area = size.prod(1)
+    order = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(order):
+        best, order = int(order[0]), order[1:]
+        kept.append(best)
+        low, high = np.maximum(boxes[best, :2], boxes[order, :2]), np.minimum(boxes[best, 2:], boxes[order, 2:])
+        shared = (high - low + 1).clip(min=0).prod(1)
+        order = order[shared / (area[best] + area[order] - shared) <= MAX_OVERLAP]
+    return kept
