@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,9 @@ class Session(NamedTuple):
 
     def expect(self, what: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
         """Raises WeightsError unless names and shapes are these. None matches any size; free dimensions match all."""
-        found = f"{_listed(self.inputs)} -> {_listed(self.outputs)}"
-        wanted = f"{_listed(inputs.items())} -> {_listed(outputs.items())}"
-        if not (_fits(self.inputs, inputs) and _fits(self.outputs, outputs)):
+        found = f"{_listed_all(self.inputs)} -> {_listed_all(self.outputs)}"
+        wanted = f"{_listed_all(inputs.items())} -> {_listed_all(outputs.items())}"
+        if not (_same_ports(self.inputs, inputs) and _same_ports(self.outputs, outputs)):
             raise WeightsError(f"{self.path}: not {what}: the graph is {found}, expected is {wanted}; {DOWNLOAD}")
         kinds = {port.type for port in self.runner.get_inputs()}
         if kinds != {"tensor(float)"}:
@@ -70,7 +70,7 @@ def open_session(path: Path, device: str = "auto") -> Session:
     if gpu is None:
         return _session(path, _runner(onnxruntime, path, [CPU]), None)
     if CUDA not in onnxruntime.get_available_providers():
-        note = f"onnxruntime {onnxruntime.__version__} is the CPU build, so {path.name} runs on the CPU; "
+        note = f"onnxruntime {onnxruntime.__version__} is the CPU build, so people and faces are found on the CPU; "
         return _session(path, _runner(onnxruntime, path, [CPU]), note + INSTALL_GPU_BUILD)
 
     # Without these onnxruntime searches cuDNN's kernels anew, for seconds, at every new batch size, and grows its
@@ -84,7 +84,7 @@ def open_session(path: Path, device: str = "auto") -> Session:
         complaint = str(error.__cause__)
     if runner.get_providers()[0] == CUDA:
         return _session(path, runner, None)
-    return _session(path, runner, _fallback_note(onnxruntime, path, complaint))
+    return _session(path, runner, _fallback_note(onnxruntime, complaint))
 
 
 def _gpu_index(device: str) -> int | None:
@@ -133,11 +133,11 @@ def _load_cuda_libraries(onnxruntime: Any) -> str:
     return said.getvalue()
 
 
-def _fallback_note(onnxruntime: Any, path: Path, complaint: str) -> str:
+def _fallback_note(onnxruntime: Any, complaint: str) -> str:
     built_for = getattr(onnxruntime, "cuda_version", "") or "another CUDA"
     reason = f" ({_one_line(complaint)})" if complaint.strip() else ""
     return (
-        f"onnxruntime could not use the GPU, so {path.name} runs on the CPU{reason}: onnxruntime "
+        f"onnxruntime could not use the GPU, so people and faces are found on the CPU{reason}: onnxruntime "
         f"{onnxruntime.__version__} is built for CUDA {built_for}, torch brings {torch.version.cuda or 'none'}; "
         f"{INSTALL_GPU_BUILD}, in a version for torch's CUDA"
     )
@@ -158,15 +158,21 @@ def _ports(nodes: list) -> tuple[tuple[str, Shape], ...]:
     return tuple((node.name, tuple(n if isinstance(n, int) else None for n in node.shape)) for node in nodes)
 
 
-def _fits(ports: tuple[tuple[str, Shape], ...], wanted: Mapping[str, Shape]) -> bool:
+def fits(found: Shape, wanted: Shape) -> bool:
+    """Whether a shape is the wanted one; None on either side is any size."""
+    return len(found) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in zip(found, wanted))
+
+
+def listed(name: str, shape: Shape) -> str:
+    """An input or output for a message: "images [any, 3, 640, 640]"."""
+    return f"{name} [{', '.join('any' if n is None else str(n) for n in shape)}]"
+
+
+def _same_ports(ports: tuple[tuple[str, Shape], ...], wanted: Mapping[str, Shape]) -> bool:
+    # Exporters may leave a whole shape open, which reads as [].
     found = dict(ports)
-    return found.keys() == wanted.keys() and all(
-        len(found[name]) in (0, len(shape))  # exporters may leave a whole shape open
-        and all(None in pair or pair[0] == pair[1] for pair in zip(found[name], shape))
-        for name, shape in wanted.items()
-    )
+    return found.keys() == wanted.keys() and all(not found[name] or fits(found[name], wanted[name]) for name in wanted)
 
 
-def _listed(ports) -> str:
-    shapes = ((name, ", ".join("any" if n is None else str(n) for n in shape)) for name, shape in ports)
-    return ", ".join(f"{name} [{shape}]" for name, shape in shapes)
+def _listed_all(ports: Iterable[tuple[str, Shape]]) -> str:
+    return ", ".join(listed(name, shape) for name, shape in ports)
