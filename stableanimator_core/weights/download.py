@@ -120,6 +120,10 @@ def _hub():
 def _list_repository(repo: str, revision: str, endpoint: str | None) -> tuple[str, dict[str, Any]]:
     """Commit hash of a revision, and its files (size, lfs.sha256) by path."""
     hub = _hub()
+    if hub.constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            "HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or copy the files into place by hand"
+        )
     with _explained(f"{repo} at revision {revision}", endpoint):
         try:
             info = hub.HfApi(endpoint=endpoint).model_info(
@@ -268,12 +272,8 @@ def _explained(what: str, endpoint: str | None, item: Item | None = None) -> Ite
     again = "run the command again, it goes on where it stopped" if item else "run the command again"
     try:
         yield
-    except hub.errors.OfflineModeIsEnabled as error:
-        raise WeightsError(
-            f"HF_HUB_OFFLINE is set, so {what} is not fetched; unset it, or copy the files into place by hand"
-        ) from error
     except hub.errors.HfHubHTTPError as error:
-        raise WeightsError(_explain_status(error.response.status_code, what, endpoint)) from error
+        raise WeightsError(_explain_status(error.response.status_code, what, endpoint, again)) from error
     except network as error:
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise WeightsError(f"no connection to {_address(endpoint)} for {what} ({reason}); {again}; {MIRROR}") from error
@@ -287,13 +287,13 @@ def _explained(what: str, endpoint: str | None, item: Item | None = None) -> Ite
         ) from error
 
 
-def _explain_status(status: int, what: str, endpoint: str | None) -> str:
+def _explain_status(status: int, what: str, endpoint: str | None, again: str) -> str:
     advice = {
         401: "there is no such repository, or it asks who you are: set HF_TOKEN to your access token",
         403: "access is refused: accept its terms on the web page and set HF_TOKEN to your access token",
         404: "there is no such repository, revision or file: check --revision, --endpoint and HF_ENDPOINT",
         416: "the part fetched so far does not fit: delete the .part file and run the command again",
-        429: "too many requests: wait a few minutes and run the command again",
+        429: f"too many requests: wait a few minutes and {again}",
     }
-    fallback = f"the server has a problem: run the command again later; {MIRROR}"
+    fallback = f"the server has a problem: later, {again}; {MIRROR}"
     return f"{_address(endpoint)} answered {status} for {what}; {advice.get(status, fallback)}"
