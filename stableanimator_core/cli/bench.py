@@ -1,0 +1,98 @@
+"""`bench`: how fast a model runs on this machine and how much memory it takes."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .animate import add_model_options, hjb_settings
+from .arguments import add_json, size, step_range, whole
+from .report import Report
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..weights import Models
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+ROWS = (  # what is shown to people: title, key
+    ("UNet, one window, one branch", "unet_forward_s"),
+    ("UNet, one denoising step", "unet_step_s"),
+    ("HJB, one round", "hjb_iteration_s"),
+    ("VAE, encode the picture", "vae_encode_s"),
+    ("VAE, decode the clip", "vae_decode_s"),
+    ("everything", "total_s"),
+)
+
+
+def register(commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("bench", help="measure speed and memory on a drawn performer")
+    add_model_options(parser)
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; default: as in animate")
+    parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
+    parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of the clip (16)")
+    parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
+    parser.add_argument("--repeats", default=3, type=whole(1), metavar="N", help="medians are over this many (3)")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="networks of the model's sizes with random weights: no download"
+    )
+    add_json(parser)
+    parser.set_defaults(run=bench_command, hjb_lr=None)
+
+
+def bench_command(args: argparse.Namespace, report: Report) -> dict:
+    """Measure a model and print the seconds and gigabytes of each stage."""
+    from ..evaluation.bench import STAGES, run_bench
+    from ..pipeline import SamplingConfig, StableAnimator, pick_device
+
+    device = pick_device(args.device)
+    models = _models(args, device)
+    width, height = args.size or (None, None)
+    settings = SamplingConfig.for_model(models.config, width=width, height=height, steps=args.steps, seed=args.seed)
+    result = run_bench(
+        models, settings, hjb_settings(StableAnimator(models), args), frames=args.frames, repeats=args.repeats,
+        on_stage=lambda done, stage: report.progress(done, len(STAGES), f"stages measured, next: {stage}"),
+    )  # fmt: skip
+    for title, key in ROWS:
+        report.line(f"{title:30} " + ("      off" if result[key] is None else f"{result[key]:8.3f} s"))
+    for title, key in (("memory at its peak", "peak_gib"), ("HJB's share of it", "hjb_extra_peak_gib")):
+        if result[key] is not None:
+            report.line(f"{title:30} {result[key]:8.3f} GiB")
+    dtype = next(short for short, name in DTYPES.items() if str(models.dtype) == f"torch.{name}")
+    report.line(
+        f"{result['frames']} frames of {settings.width}x{settings.height}, {settings.steps} steps, {dtype}, "
+        f"model {models.config.name} on {device_name(device)}"
+    )
+    if result["nan"]:
+        report.line("the result holds NaN or infinity: take --dtype bf16 or fp32")
+    return {
+        **result,
+        "dtype": dtype,
+        "device": str(models.device),
+        "device_name": device_name(device),
+        "model": models.config.name,
+        "random_weights": args.random_weights,
+        "seed": args.seed,
+    }
+
+
+def _models(args: argparse.Namespace, device: "torch.device") -> "Models":
+    import torch
+
+    from ..weights import load_models
+
+    dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None
+    if not args.random_weights:
+        return load_models(args.model, device=device, dtype=dtype)
+    from ..weights import find_model, random_models, read_config
+    from ..weights.published import V1_CONFIG
+
+    config = V1_CONFIG if args.model == V1_CONFIG.name else read_config(find_model(args.model))
+    return random_models(config, device=device, dtype=dtype or torch.float32, seed=args.seed)
+
+
+def device_name(device: "torch.device") -> str:
+    """What the GPU is called; other devices by their type."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,144 @@
+"""How long each stage of the pipeline takes and how much memory of the card it needs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..conditioning import build_conditioning, resize_picture
+from ..denoiser import frame_guidance, make_denoiser
+from ..errors import InputError
+from ..hjb import HJBConfig, make_face_refiner
+from ..performers import Clip, make_clip
+from ..pipeline import SamplingConfig, find_face, from_uint8, sample
+from ..sampling import init_noise, karras_sigmas
+from ..vae import decode_latents, encode_image
+from ..weights import Models
+from ..windows import context_windows
+
+STAGES = ("unet_forward", "unet_step", "vae_encode", "vae_decode", "hjb_iteration", "total")
+GIB = 1 << 30
+Made = TypeVar("Made")
+
+
+@torch.no_grad()
+def run_bench(
+    models: Models, settings: SamplingConfig, hjb: HJBConfig, *, frames: int, repeats: int = 3,
+    on_stage: Callable[[int, str], None] | None = None,
+) -> dict:  # fmt: skip
+    """Measure every stage on a drawn performer: the median of `repeats` calls after one that isn't counted.
+
+    "total" is the whole way from picture and poses to frames, once, when everything is warm; the other stages are the
+    same functions with the same arguments, one at a time. unet_forward: one context window, the conditional branch.
+    unet_step: all windows, both branches where there is guidance. hjb_iteration: one of all frames.
+    hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it.
+    None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
+    on_stage(stages done, name of the next) is called before each of STAGES.
+    Raises InputError for frames or repeats below 1, and when HJB is on and no frame shows a face.
+    """
+    if frames < 1 or repeats < 1:
+        raise InputError(f"bench of {frames} frames, {repeats} repeats: give at least 1 of each")
+    config, device, size = models.config, models.device, (settings.width, settings.height)
+    clip = make_clip(settings.seed, size=size, frames=frames, family="wave")
+    face = find_face(models, clip.reference, clip.reference_pose)
+    first = sample(models, clip.reference, clip.poses, face, replace(settings, steps=1), HJBConfig(iterations=0))
+    if hjb.iterations and not first.faces.found.any():
+        raise InputError(f"no frame of the drawn performer of seed {settings.seed} shows a face; try another seed")
+
+    picture = from_uint8(clip.reference)
+    generator = torch.Generator().manual_seed(settings.seed)
+    cond = build_conditioning(models, picture, first.pose_images, face=face, size=size, generator=generator)
+    sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
+    sigma = sigmas[settings.steps // 2]
+    noise = init_noise(first.latents.shape, config.sigma_max, generator=generator, device=device)
+    windows = context_windows(frames, settings.context_window, settings.context_overlap)
+    forward = make_denoiser(models.unet, cond, torch.ones(frames, device=device), windows[:1])
+    guidance = frame_guidance(*settings.guidance, frames, device=device)
+    step = make_denoiser(models.unet, cond, guidance, windows)
+    still = encode_image(models.vae, resize_picture(picture[None], *size)) * models.vae.config.scaling_factor
+    x0 = still.to(device).expand(first.latents.shape)
+    refine = make_face_refiner(models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps)
+
+    def told(stage: str) -> None:
+        if on_stage is not None:
+            on_stage(STAGES.index(stage), stage)
+
+    def seconds(stage: str, work: Callable[[], object]) -> float:
+        told(stage)
+        return median_seconds(work, device, repeats)
+
+    measured = {
+        "unet_forward_s": seconds("unet_forward", lambda: forward(noise, sigma)),
+        "unet_step_s": seconds("unet_step", lambda: step(noise, sigma)),
+        "vae_encode_s": seconds("vae_encode", lambda: encode_image(models.vae, resize_picture(picture[None], *size))),
+        "vae_decode_s": seconds("vae_decode", lambda: decode_latents(models.vae, x0, keep_on="cpu")),
+        "hjb_iteration_s": None,
+        "hjb_extra_peak_gib": None,
+    }
+    if hjb.iterations:
+        refined = seconds("hjb_iteration", lambda: refine(x0, hjb.first_step))
+        measured["hjb_iteration_s"] = refined / hjb.iterations
+        _, measured["hjb_extra_peak_gib"] = peak_gib(lambda: refine(x0, hjb.first_step), device, extra=True)
+    told("total")
+    start = time.perf_counter()
+    (latents, video), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
+    return {
+        **measured,
+        "total_s": time.perf_counter() - start,
+        "peak_gib": peak,
+        "nan": not (latents.isfinite().all() and video.isfinite().all()),
+        "frames": frames,
+        "size": list(size),
+        "steps": settings.steps,
+        "windows": len(windows),
+        "guidance": list(settings.guidance),
+        "hjb": asdict(hjb),
+        "frames_with_face": int(first.faces.found.sum()),
+        "repeats": repeats,
+    }
+
+
+def animate(models: Models, clip: Clip, settings: SamplingConfig, hjb: HJBConfig) -> tuple[Tensor, Tensor]:
+    """Latents [F, 4, h, w] and frames [F, 3, H, W] of the whole way: face, conditioning, sampling, HJB, decoding."""
+    face = find_face(models, clip.reference, clip.reference_pose)
+    latents = sample(models, clip.reference, clip.poses, face, settings, hjb).latents
+    return latents, decode_latents(models.vae, latents, keep_on="cpu")
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median wall time of `repeats` calls; one call before them warms up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_gib(work: Callable[[], Made], device: torch.device, *, extra: bool = False) -> tuple[Made, float | None]:
+    """What the work returns, and the most memory that tensors took meanwhile; extra: beyond what they took before."""
+    if device.type != "cuda":
+        return work(), None
+    synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if extra else 0
+    made = work()
+    synchronize(device)
+    return made, (torch.cuda.max_memory_allocated(device) - before) / GIB
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it; CPUs always have."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
