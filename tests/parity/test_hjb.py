@@ -1,41 +1,18 @@
 """One refined sampling step gives the recorded losses, gradients and latents, iteration by iteration."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from golden import load_case, with_prefix
-from torch import Tensor, nn
+from recorded import RecordedEmbedder
 
 from stableanimator_core.denoiser import x0_from_v
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.hjb import HJBConfig, face_gradient, make_face_refiner, place_windows
 from stableanimator_core.sampling import sample_euler
 from stableanimator_core.vae import cell_size, decode_latents
-
-
-class RecordedEmbedder(nn.Module):
-    """The face network of the record: convolutions with SiLU, then one matrix; strides as its layout line says."""
-
-    def __init__(self, layout: str, weights: dict[str, Tensor], input_size: int):
-        super().__init__()
-        self.input_size = input_size
-        numbers = r"(\w+) = Conv2d\((\d+),\s*(\d+),\s*kernel (\d+),\s*stride (\d+),\s*pad (\d+)\)"
-        self.convolutions = []
-        for name, *sizes in re.findall(numbers, layout):
-            channels, out_channels, kernel, stride, padding = map(int, sizes)
-            self.add_module(name, nn.Conv2d(channels, out_channels, kernel, stride, padding))
-            self.convolutions.append(name)
-        out_features, in_features = weights["fc.weight"].shape
-        self.fc = nn.Linear(in_features, out_features)
-        self.load_state_dict(weights)
-
-    def forward(self, faces: Tensor) -> Tensor:
-        for name in self.convolutions:
-            faces = nn.functional.silu(self.get_submodule(name)(faces))
-        return self.fc(faces.flatten(1))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from golden import load_case, load_json
 from procedural import fill_procedurally, procedural_tensor
-from test_hjb import RecordedEmbedder
+from recorded import RecordedEmbedder
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
