@@ -2,36 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
+from torch import Tensor
 
+from ..errors import WeightsError
 from .config import ModelConfig
 from .folder import ASSETS, BUILT_IN, find_model, read_config, read_part, save_models, save_part
-from .networks import OPTIONAL, PARTS, Models, build_models, fill
+from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models
+from .places import Places
+from .published import V1_CONFIG, is_published, read_published
+from .registry import FILES, V1
 
 __all__ = [
-    "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "ModelConfig", "Models", "build_models", "fill_models", "find_model",
-    "load_models", "read_config", "read_part", "save_models", "save_part",
+    "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "V1_CONFIG", "ModelConfig", "ModelInfo", "Models", "Places",
+    "available_models", "build_models", "fill_models", "find_model", "load_models", "load_published", "random_models",
+    "read_config", "read_part", "save_models", "save_part",
 ]  # fmt: skip
 
 
-def load_models(model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Models:
-    """Load a built-in model by name or a model folder, frozen and in evaluation mode.
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that load_models takes, whole or not."""
 
-    dtype: of the weights; None keeps float32, which is what CPUs are fast at.
+    model: str | Path  # what load_models is given
+    description: str
+    missing: tuple[str, ...]  # what it lacks, as paths below a models folder or below its own
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+
+def load_models(
+    model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+    places: Places | None = None,
+) -> Models:  # fmt: skip
+    """Load a model, frozen and in evaluation mode.
+
+    model: the name of a built-in model, "v1" for the published weights, a model folder, or a folder laid out like the
+    published weights. dtype: of the weights; None keeps float32, which is what CPUs are fast at.
+    places: where published weights are looked for; None takes Places.default().
     Raises WeightsError with the exact file that is missing, damaged or of another model.
     """
+    if str(model) == V1_CONFIG.name or is_published(Path(model)):
+        places = places or Places.default()
+        if str(model) != V1_CONFIG.name:
+            places = replace(places, models=(Path(model),))
+        return load_published(V1_CONFIG, places.require(*V1), device=device, dtype=dtype)
     folder = find_model(model)
-    config = read_config(folder)
-    with torch.inference_mode(False):  # weights created in inference mode can't be differentiated through (HJB)
-        with init_empty_weights():
-            models = build_models(config)
-        for part, module in models.parts().items():
-            fill(module, read_part(folder, part), folder / part, dtype or torch.float32)
-            module.requires_grad_(False).eval()
-        return models.to(device)
+    return _load(read_config(folder), lambda part: (read_part(folder, part), folder / part), device, dtype)
+
+
+def load_published(
+    config: ModelConfig, files: Mapping[str, Path], *, device: str | torch.device, dtype: torch.dtype | None
+) -> Models:
+    """Load networks of `config` from published files by part, as Places.require gives them. Raises WeightsError."""
+    return _load(config, lambda part: (read_published(files[part], part, config), files[part]), device, dtype)
+
+
+def available_models(places: Places) -> dict[str, ModelInfo]:
+    """Every model by the name for a menu: the built-in ones, v1 (complete or not), and the model folders in places."""
+    models = {name: _folder_info(name, folder) for name, folder in BUILT_IN.items()}
+    missing = tuple(FILES[key].path for key in V1 if places.find(key) is None)
+    models[V1_CONFIG.name] = ModelInfo(V1_CONFIG.name, V1_CONFIG.description, missing)
+    for root in places.models:
+        for config in sorted(root.glob("*/config.json")):
+            models.setdefault(config.parent.name, _folder_info(config.parent, config.parent))
+    return models
 
 
 def fill_models(models: Models, folder: Path) -> None:
@@ -41,3 +83,27 @@ def fill_models(models: Models, folder: Path) -> None:
         if list(folder.glob(f"{part}*.safetensors")):
             fill(module, read_part(folder, part), folder / part, torch.float32)
     models.vae.register_to_config(scaling_factor=config.parts["vae"]["scaling_factor"])
+
+
+def _load(
+    config: ModelConfig, read: Callable[[str], tuple[dict[str, Tensor], Path]], device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> Models:  # fmt: skip
+    """Networks of `config`, filled with what `read(part)` gives: the state dict, and where it comes from."""
+    with torch.inference_mode(False):  # weights created in inference mode can't be differentiated through (HJB)
+        with init_empty_weights():
+            models = build_models(config)
+        for part, module in models.parts().items():
+            fill(module, *read(part), dtype or torch.float32)
+            module.requires_grad_(False).eval().to(device)  # before the next part is read: saves memory here
+    return models
+
+
+def _folder_info(model: str | Path, folder: Path) -> ModelInfo:
+    """A model folder for the menu; one whose settings are broken is listed with the reason."""
+    try:
+        config = read_config(folder)
+    except WeightsError as error:
+        return ModelInfo(model, str(error), ("config.json",))
+    missing = (f"{part}.safetensors" for part in config.parts if not any(folder.glob(f"{part}*.safetensors")))
+    return ModelInfo(model, config.description, tuple(missing))

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import WeightsError
 from .config import ModelConfig
 from .networks import OPTIONAL, PARTS, Models
+from .published import V1_CONFIG
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILT_IN = {"mini": ASSETS / "mini"}
@@ -26,12 +27,12 @@ FORMAT = 1
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder of a built-in model's name or of a path. Raises WeightsError naming what exists."""
+    """The model folder of a built-in model's name or of a path. Raises WeightsError naming what exists."""
     folder = BUILT_IN.get(str(model), Path(model))
     if not (folder / "config.json").is_file():
-        known = ", ".join(BUILT_IN)
+        known = ", ".join([*BUILT_IN, V1_CONFIG.name])
         raise WeightsError(
-            f"unknown model '{model}': no such built-in model ({known}) and no config.json in a folder of that name"
+            f"unknown model '{model}': no such model ({known}) and neither config.json nor Animation/ in such a folder"
         )
     return folder
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKLTemporalDecoder
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..errors import WeightsError
@@ -75,8 +76,11 @@ def build_models(config: ModelConfig) -> Models:
     return Models(config=config, **networks)
 
 
-def fill(module: nn.Module, state: dict[str, torch.Tensor], where: Path, dtype: torch.dtype) -> None:
-    """Load a state dict strictly, in this dtype; say which keys or shapes are another model's."""
+def fill(module: nn.Module, state: dict[str, Tensor], where: Path, dtype: torch.dtype) -> None:
+    """Load a state dict strictly, in this dtype; say which keys or shapes are another model's.
+
+    The state dict is used up: each tensor is converted in its place, so that never two whole copies are held.
+    """
     own = module.state_dict()
     wrong = [k for k in own if k not in state] + [k for k in state if k not in own]
     wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -85,5 +89,48 @@ def fill(module: nn.Module, state: dict[str, torch.Tensor], where: Path, dtype: 
             f"{where}: {len(wrong)} of {len(own)} tensors are missing, unknown or of another shape "
             f"(first: {wrong[0]}); these weights belong to another model"
         )
-    state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    for key, tensor in state.items():
+        if tensor.is_floating_point():
+            state[key] = tensor.to(_weight_dtype(module, key, dtype))
     module.load_state_dict(state, assign=True)  # the parameters are still without storage
+
+
+def random_models(
+    config: ModelConfig, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Models:
+    """The networks of `config` with generated weights, frozen: for benchmarks, which need sizes and no sense.
+
+    Every tensor is drawn where it stays, so that activations neither vanish nor overflow.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.inference_mode(False):
+        with init_empty_weights():
+            models = build_models(config)
+        for module in models.parts().values():
+            drawn = {
+                key: _draw(key, tensor, _weight_dtype(module, key, dtype), generator)
+                for key, tensor in module.state_dict().items()
+            }
+            module.load_state_dict(drawn, assign=True)
+            module.requires_grad_(False).eval()
+        return models.to(device)  # buffers that are no weights
+
+
+def _draw(key: str, like: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Matrices keep the scale of what goes in; norms are near one, what is added near zero."""
+    if not like.is_floating_point():
+        return torch.zeros(like.shape, dtype=like.dtype, device=generator.device)
+    normal = torch.randn(like.shape, dtype=dtype, device=generator.device, generator=generator)
+    if like.ndim > 1:
+        return normal.mul_(like[0].numel() ** -0.5)
+    if key.endswith("running_var"):
+        return normal.abs_().mul_(0.2).add_(1)
+    if key.endswith("bn3.weight"):  # the residual branches of 49 blocks add up
+        return normal.mul_(0.03).add_(0.3)
+    return normal.mul_(0.1).add_(1) if key.endswith(("weight", "scale")) else normal.mul_(0.1)
+
+
+def _weight_dtype(module: nn.Module, key: str, dtype: torch.dtype) -> torch.dtype:
+    """Half precision overflows in the encoder of Stable Video Diffusion's VAE, whose settings say so."""
+    upcast = isinstance(module, AutoencoderKLTemporalDecoder) and module.config.force_upcast
+    return torch.float32 if dtype == torch.float16 and upcast and not key.startswith("decoder.") else dtype

@@ -160,7 +160,7 @@ def test_unknown_model(tmp_path):
         with pytest.raises(WeightsError) as error:
             load_models(name)
         assert str(error.value) == (
-            f"unknown model '{name}': no such built-in model (mini) and no config.json in a folder of that name"
+            f"unknown model '{name}': no such model (mini, v1) and neither config.json nor Animation/ in such a folder"
         )
 
 
