@@ -33,7 +33,7 @@ $(VENV)/.installed: requirements.txt
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-cov ruff torchmetrics
+	$(PIP) pytest pytest-cov ruff torchmetrics onnx
 	@touch $@
 
 $(VENV)/.installed-comfyui: $(VENV)/.installed $(COMFYUI_PATH)/requirements.txt

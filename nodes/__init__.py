@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from .example import StableAnimatorExample
+from .extract import StableAnimatorExtractPoses
 from .face import StableAnimatorEncodeFace
 from .folders import register_model_folder
 from .hjb import StableAnimatorHJBOptions
@@ -25,6 +26,7 @@ class StableAnimatorExtension(ComfyExtension):
         return [
             StableAnimatorLoadModel,
             StableAnimatorExample,
+            StableAnimatorExtractPoses,
             StableAnimatorAlignPoses,
             StableAnimatorDrawPoses,
             StableAnimatorEncodeFace,

@@ -1,4 +1,4 @@
-"""Where models lie: the built-in ones and the folders under models/stableanimator (and extra_model_paths)."""
+"""Where models lie: built in, under models/stableanimator (and extra_model_paths), and in other packs' folders."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 import folder_paths
 
 from ..stableanimator_core.weights import BUILT_IN
+from ..stableanimator_core.weights.places import Places
 
 FOLDER_KEY = "stableanimator"
 EXTENSIONS = {".safetensors", ".pth", ".onnx"}
+PUBLISHED = "v1"
 
 
 def register_model_folder() -> None:
@@ -18,9 +20,21 @@ def register_model_folder() -> None:
     folder_paths.folder_names_and_paths[FOLDER_KEY][1].update(EXTENSIONS)
 
 
+def places() -> Places:
+    """Where the published files may lie, as ComfyUI is set up now; downloads go into the first models folder."""
+    insightface = [Path(folder_paths.models_dir) / "insightface"]
+    if "insightface" in folder_paths.folder_names_and_paths:  # registered by packs that use it
+        insightface += [Path(path) for path in folder_paths.get_folder_paths("insightface")]
+    return Places(
+        models=tuple(Path(path) for path in folder_paths.get_folder_paths(FOLDER_KEY)),
+        insightface=tuple(dict.fromkeys(insightface)),
+        checkpoints=tuple(Path(path) for path in folder_paths.get_folder_paths("checkpoints")),
+    )
+
+
 def list_models() -> dict[str, str | Path]:
-    """Name in the menu -> what the core loads: built-in models first, then every folder that holds a model."""
-    models: dict[str, str | Path] = {name: name for name in BUILT_IN}
+    """Name in the menu -> what the core loads: built-in and published models, then every folder that holds a model."""
+    models: dict[str, str | Path] = {name: name for name in (*BUILT_IN, PUBLISHED)}
     for root in folder_paths.get_folder_paths(FOLDER_KEY):
         for config in sorted(Path(root).glob("*/config.json")):
             models.setdefault(config.parent.name, config.parent)

@@ -10,13 +10,16 @@ from comfy_api.latest import io
 
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.weights import find_model, load_models
+from ..stableanimator_core.weights.registry import FACES, FILES, V1
 from .errors import one_line_errors
-from .folders import list_models
+from .folders import PUBLISHED, list_models, places
 from .patchers import AnimatorModel
+from .progress import fetch
 from .wire import CATEGORY, Model
 
 DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SMALL = 512 << 20  # bytes of weights: below, half precision saves nothing that counts
+GB = 10**9
 
 
 class StableAnimatorLoadModel(io.ComfyNode):
@@ -35,8 +38,9 @@ class StableAnimatorLoadModel(io.ComfyNode):
                     "model",
                     options=models,
                     default=models[0],
-                    tooltip="'mini' is built in: cartoon performers at 160x160. Folders under models/stableanimator "
-                    "(extra_model_paths.yaml too) that hold a config.json are listed after it; press R to look again.",
+                    tooltip="'mini' is built in: cartoon performers at 160x160. 'v1' is the published StableAnimator, "
+                    f"for people in photographs: {_published_state()}. Folders with a config.json under "
+                    "models/stableanimator (extra_model_paths.yaml too) come after them; press R to look again.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -45,25 +49,45 @@ class StableAnimatorLoadModel(io.ComfyNode):
                     tooltip="Precision of the weights. auto: fp32 for small models and on a CPU, "
                     "else what ComfyUI would choose for this card. fp32 takes twice the memory of fp16.",
                 ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    optional=True,
+                    tooltip="On: the published files that are missing are downloaded before the first run. "
+                    "Off: nothing is ever downloaded; an error names the files.",
+                ),
             ],
             outputs=[Model.Output("model_out", display_name="model", tooltip="For EncodeFace, Sample and Decode.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @one_line_errors
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, model: str, dtype: str, download: bool = False) -> io.NodeOutput:
         found = list_models()
         if model not in found or dtype not in DTYPES:
             known = ", ".join(found if model not in found else DTYPES)
             raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
-        folder = find_model(found[model])
-        return io.NodeOutput(AnimatorModel.of(load_models(folder, dtype=DTYPES[dtype] or _auto_dtype(folder))))
+        if model == PUBLISHED and download:
+            fetch((*V1, *FACES), cls.hidden.unique_id)
+        loaded = load_models(found[model], dtype=DTYPES[dtype] or _auto_dtype(found[model]), places=places())
+        return io.NodeOutput(AnimatorModel.of(loaded))
 
 
-def _auto_dtype(folder: Path) -> torch.dtype:
+def _published_state() -> str:
+    """Whether the published weights are here, for the menu's tooltip."""
+    missing = [FILES[key] for key in V1 if places().find(key) is None]
+    if not missing:
+        return "all its files are here"
+    size = sum(file.size for file in missing) / GB
+    return f"{len(missing)} of its {len(V1)} files are missing ({size:.1f} GB to download)"
+
+
+def _auto_dtype(model: str | Path) -> torch.dtype:
     """fp32 for a small model, else ComfyUI's choice for this device."""
-    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    if size < SMALL:
-        return torch.float32
+    if model != PUBLISHED:
+        size = sum(file.stat().st_size for file in find_model(model).rglob("*.safetensors"))
+        if size < SMALL:
+            return torch.float32
     chosen = model_management.unet_dtype()
     return chosen if chosen in (torch.float16, torch.bfloat16, torch.float32) else torch.float16  # no float8 here

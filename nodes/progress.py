@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import latent_preview
 import numpy as np
@@ -18,6 +18,9 @@ from ..stableanimator_core.hjb import HJBConfig
 from ..stableanimator_core.pipeline import Hooks, from_uint8
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.weights import Models
+from ..stableanimator_core.weights.download import download
+from ..stableanimator_core.weights.registry import WeightFile
+from .folders import places
 
 
 def show_text(node_id: str, text: str) -> None:
@@ -55,6 +58,38 @@ def sampling_hooks(
         bar.update_absolute(done(step + 1), preview=picture)
 
     return Hooks(on_step=on_step, on_iteration=on_iteration, on_forward=throw_exception_if_processing_interrupted)
+
+
+def fetch(keys: Sequence[str], node_id: str) -> None:
+    """Download the published files that are missing, with progress and cancel; complete ones cost one question."""
+    missing = [key for key in keys if places().find(key) is None]
+    if not missing:
+        return
+    bar = ProgressBar(100, node_id=node_id)
+    shown = None
+
+    def on_progress(file: WeightFile, done: int, total: int) -> None:
+        nonlocal shown
+        throw_exception_if_processing_interrupted()
+        percent = 100 * done // max(total, 1)
+        if shown != (file.key, percent):
+            shown = file.key, percent
+            bar.update_absolute(percent, 100)
+            show_text(node_id, f"downloading {file.path}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    done = download(missing, places(), on_progress=on_progress)
+    show_text(node_id, "\n".join((f"downloaded {len(done.paths)} files", *done.notes)))
+
+
+def frame_progress(frames: int, node_id: str) -> Callable[[int], None]:
+    """on_frames(frames done): progress and cancel."""
+    bar = ProgressBar(frames, node_id=node_id)
+
+    def on_frames(done: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(done)
+
+    return on_frames
 
 
 def decoding_progress(frames: int, node_id: str) -> Callable[[int, int], None]:

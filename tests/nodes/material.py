@@ -52,6 +52,15 @@ def literal(poses: Poses | list) -> dict:
     return {"__value__": poses.to_openpose() if isinstance(poses, Poses) else poses}
 
 
+def extract(images: list, **given) -> dict:
+    """An Extract Poses node in API form."""
+    settings = {
+        "detector": "dwpose", "person": 0, "everyone": False, "min_person_score": 0.3, "min_score": 0.3,
+        "fill_gap": 8, "smooth": 0.5, "download": False,
+    }  # fmt: skip
+    return {"class_type": "StableAnimatorExtractPoses", "inputs": {"images": images} | settings | given}
+
+
 def prompt(
     frames: int = 4, *, model: str = "tiny", driving=None, reference_pose=None, hjb: dict | None = None, **sample
 ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from material import CANVAS, literal, prompt, standing
+from material import CANVAS, extract, literal, prompt, standing
 
 
 def message_of(server, nodes: dict) -> tuple[str, str]:
@@ -19,7 +19,6 @@ CASES = {
     "empty poses": (dict(driving=[]), "align", "holds no frame"),
     "not poses": (dict(driving=[{"people": "x", "canvas_width": 8, "canvas_height": 8}]), "align", "expected a list"),
     "size not a multiple": (dict(width=100, height=96), "sample", "multiples of 32"),
-    "no face in the reference": (dict(reference_pose=standing(1, face=False)), "face", "no face"),
     "steps after the end": (dict(steps=2, hjb={"first_step": 5, "last_step": 9}), "sample", "start after the last"),
     "overlap too large": (dict(frames=12, context_frames=4, context_overlap=4), "sample", "overlap < window"),
 }  # fmt: skip
@@ -36,6 +35,27 @@ def test_face_without_a_pose(server):
     nodes = prompt()
     del nodes["face"]["inputs"]["reference_pose"]
     assert "connect the picture's pose" in message_of(server, nodes)[1]
+
+
+def test_a_reference_without_a_face_is_said_and_the_video_made(server):
+    run = server.run(prompt(frames=2, steps=1, reference_pose=standing(1, face=False)))
+    assert run.succeeded, run.error
+    assert any(text.startswith("identity path off: reference: no face") for text in run.texts)
+    assert any("no face was given to the model and none was optimised" in text for text in run.texts)
+
+
+def test_published_model_that_is_not_there(server):
+    node, message = message_of(server, prompt(model="v1"))
+    assert node == "load" and "Animation/unet.pth" in message and "SVD/vae" in message
+    assert "weights download v1" in message and "\n" not in message
+
+
+def test_pose_files_that_are_not_there(server):
+    nodes = prompt()
+    nodes["extract"] = extract(["image", 0])
+    nodes["align"]["inputs"]["driving"] = ["extract", 0]
+    node, message = message_of(server, nodes)
+    assert node == "extract" and "DWPose/yolox_l.onnx" in message and "weights download poses" in message
 
 
 def test_unknown_model(server):

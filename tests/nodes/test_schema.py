@@ -10,11 +10,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Saved workflows keep widget values by position: this list may grow at an end, nothing in it may move.
 WIDGETS = {
-    "StableAnimatorLoadModel": ["model", "dtype"],
+    "StableAnimatorLoadModel": ["model", "dtype", "download"],
     "StableAnimatorExample": ["frames"],
+    "StableAnimatorExtractPoses": [
+        "detector", "person", "everyone", "min_person_score", "min_score", "fill_gap", "smooth", "download",
+    ],
     "StableAnimatorAlignPoses": ["method", "per_frame"],
     "StableAnimatorDrawPoses": ["width", "height"],
-    "StableAnimatorEncodeFace": [],
+    "StableAnimatorEncodeFace": ["choose"],
     "StableAnimatorHJBOptions": [
         "enabled", "iterations", "first_step", "last_step", "learning_rate", "decode", "scope", "chunk",
     ],
@@ -26,6 +29,7 @@ WIDGETS = {
 SOCKETS = {
     "StableAnimatorLoadModel": ([], ["STABLEANIMATOR_MODEL"]),
     "StableAnimatorExample": ([], ["IMAGE", "POSE_KEYPOINT", "POSE_KEYPOINT"]),
+    "StableAnimatorExtractPoses": (["images"], ["POSE_KEYPOINT"]),
     "StableAnimatorAlignPoses": (["driving", "reference"], ["POSE_KEYPOINT"]),
     "StableAnimatorDrawPoses": (["poses", "model"], ["IMAGE"]),
     "StableAnimatorEncodeFace": (["model", "reference", "reference_pose"], ["STABLEANIMATOR_FACE"]),
@@ -84,4 +88,4 @@ def test_workflows_are_offered_as_templates(server):
 
 def test_own_model_folders_are_listed(info):
     options = info["StableAnimatorLoadModel"]["input"]["required"]["model"][1]["options"]
-    assert options[0] == "mini" and "tiny" in options and "elsewhere" in options
+    assert options[:2] == ["mini", "v1"] and "tiny" in options and "elsewhere" in options
