@@ -38,8 +38,15 @@ class Session(NamedTuple):
     runner: Any  # onnxruntime.InferenceSession
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs, in the graph's order, of the inputs by name."""
-        return self.runner.run(None, dict(feeds))
+        """All outputs, in the graph's order, of the inputs by name. Raises InputError when the GPU fails."""
+        try:
+            return self.runner.run(None, dict(feeds))
+        except Exception as error:  # onnxruntime's errors have no common base
+            if self.provider == "CPU":
+                raise
+            raise InputError(
+                f"{self.path}: failed on the GPU ({_one_line(error)}); close what fills its memory, or use device cpu"
+            ) from error
 
     def expect(self, what: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
         """Raises WeightsError unless names and shapes are these. None matches any size; free dimensions match all."""
