@@ -15,16 +15,20 @@ from .alignment import align
 from .conditioning import build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser
 from .errors import FaceError, InputError, WeightsError
-from .face import FaceBoxes, ReferenceFace, encode_reference_face, face_boxes, score_identity
+from .face import (
+    FaceBoxes, FaceDetector, ReferenceFace, embed_reference, face_boxes, locate_among, locate_in_pose, score_identity,
+)  # fmt: skip
 from .hjb import HJBConfig, make_face_refiner
 from .keypoints import Poses
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
 from .vae import cell_size, decode_latents
-from .weights import ModelConfig, Models, load_models
+from .weights import V1_CONFIG, ModelConfig, Models, Places, find_model, load_models, read_config
+from .weights.published import is_published
 from .windows import context_windows
 
 ASPECT_TOLERANCE = 0.02  # of width over height
+BIG = 512  # px; a model trained at this size or more is too big for float32 on most GPUs
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,26 @@ class StableAnimator:
 
     @classmethod
     def load(
-        cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None
+        cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None,
+        places: Places | None = None,
     ) -> StableAnimator:  # fmt: skip
-        """A built-in model's name or a model folder. Raises WeightsError, or InputError for an unknown device."""
-        return cls(load_models(model, device=pick_device(device), dtype=dtype))
+        """A built-in model's name, "v1" or a model folder. dtype: None is pick_dtype's. places: of published weights.
+
+        Raises WeightsError, or InputError for an unknown device.
+        """
+        where = pick_device(device)
+        return cls(load_models(model, device=where, dtype=dtype or pick_dtype(_config_of(model), where), places=places))
 
     def animate(
         self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "svd",
-        align_per_frame: bool = False, hjb: HJBConfig | None = None, identity: bool = True, hooks: Hooks | None = None,
-        **sampling,
+        align_per_frame: bool = False, hjb: HJBConfig | None = None, identity: bool = True,
+        face_detector: FaceDetector | None = None, hooks: Hooks | None = None, **sampling,
     ) -> Animation:  # fmt: skip
         """Animate the person of the reference picture.
 
         reference: [H, W, 3] uint8 RGB. driving: keypoints of the motion. reference_pose: of the picture.
-        hjb: None takes the model's own settings; HJBConfig(iterations=0) is off. identity=False leaves the face out.
+        hjb: None takes the model's own settings; HJBConfig(iterations=0) is off. identity=False leaves the face out;
+        so does a picture without a usable face, and a note says why. face_detector: see find_face.
         sampling: fields of SamplingConfig, None or absent for the model's defaults.
         """
         start, models, hooks = time.monotonic(), self.models, hooks or Hooks()
@@ -117,29 +127,32 @@ class StableAnimator:
             face = None
             if identity:
                 try:
-                    face = find_face(models, reference, picture_pose)
+                    face = find_face(models, reference, picture_pose, detector=face_detector)
                 except FaceError as error:
                     notes.append(str(error))
             made = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)
             video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode)  # [F, 3, H, W]
             judge, csim = "no face", torch.full((len(video),), float("nan"))
             if face is not None:
-                judge, csim = self.judge_identity(video, made.faces, reference, picture_pose)
+                judge, csim = self.judge_identity(video, made.faces, reference, face)
         return Animation(
             to_uint8(video), made.pose_images, made.poses, csim.cpu().numpy(), judge, (*notes, *made.notes),
             time.monotonic() - start,
         )  # fmt: skip
 
     def judge_identity(
-        self, video: Tensor, boxes: FaceBoxes, reference: np.ndarray, reference_pose: Poses
+        self, video: Tensor, faces: FaceBoxes, reference: np.ndarray, face: ReferenceFace
     ) -> tuple[str, Tensor]:
-        """CSIM per frame by an embedder that the optimisation never saw, if the model has one."""
+        """CSIM per frame by an embedder that the optimisation never saw, if the model has one.
+
+        video: [F, 3, H, W] in -1..1. face: what find_face found in the reference, [H, W, 3] uint8 RGB.
+        """
         models = self.models
-        name = "embedder" if models.face_judge is None else "judge"
-        judge = models.face_judge or models.face_embedder
-        picture = from_uint8(reference).to(video.device)
-        target = encode_reference_face(judge, picture, reference_pose, scale=models.config.face_scale)
-        return name, score_identity(judge, video.clamp(-1, 1), boxes, target.embedding)
+        name, judge, target = "embedder", models.face_embedder, face.embedding
+        if models.face_judge is not None:
+            name, judge = "judge", models.face_judge
+            target = embed_reference(judge, from_uint8(reference), face.place).embedding
+        return name, score_identity(judge, video.clamp(-1, 1), faces, target)
 
 
 @dataclass(frozen=True)
@@ -169,7 +182,7 @@ def sample(
     part = cover(poses, *size)
     notes = [*_size_notes(config, settings), *_aspect_notes(poses, reference)]
     poses = cover_poses(poses, part, *size)
-    faces = face_boxes(poses, scale=config.face_scale)
+    faces = face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
     if pose_images is None:
         pose_images = draw_poses(poses, *size, canvas_short_side=config.pose_canvas)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -218,14 +231,36 @@ def _face_notes(poses: Poses, face: ReferenceFace | None, faces: FaceBoxes) -> l
     if missing:
         notes.append(f"{missing} of {poses.frames} frames show no face; they are neither optimised nor scored")
     if poses.people > 1:
-        notes.append(f"up to {poses.people} people in a frame: alignment and face follow the first one of each frame")
+        notes.append(
+            f"up to {poses.people} people in a frame: alignment and face follow person 0, the first one of each frame"
+        )
     return notes
 
 
-def find_face(models: Models, reference: np.ndarray, reference_pose: Poses) -> ReferenceFace:
-    """The identity of the reference picture, for the Face Encoder and for HJB. Raises FaceError without a face."""
-    picture = from_uint8(reference).to(next(models.face_embedder.parameters()))
-    return encode_reference_face(models.face_embedder, picture, reference_pose, scale=models.config.face_scale)
+def find_face(
+    models: Models, reference: np.ndarray, reference_pose: Poses | None = None, *,
+    detector: FaceDetector | None = None, choose: int | None = None,
+) -> ReferenceFace:  # fmt: skip
+    """The identity of the reference picture, for the Face Encoder and for HJB.
+
+    reference: [H, W, 3] uint8 RGB. reference_pose: on any canvas; the face is that of its first person, the one that
+    alignment and face boxes follow. detector: for models whose embedder takes aligned faces it finds the face, and a
+    pose is needed only to know whose; without a pose that is the largest. Models trained on upright boxes find it
+    through the pose alone. choose: the face with this number from the left, from 0, whoever the pose shows.
+    Raises FaceError where there is no face to take an identity from: none, too small, in profile, not the pose's.
+    """
+    height, width = reference.shape[:2]
+    config = models.config
+    if detector is not None and config.face_crop == "arcface":
+        place = locate_among(detector.detect(reference), (width, height), reference_pose, choose=choose)
+    elif reference_pose is not None:
+        place = locate_in_pose(
+            reference_pose, (width, height), scale=config.face_scale, crop=config.face_crop, choose=choose
+        )
+    else:
+        needed = "its pose or a face detector" if config.face_crop == "arcface" else "its pose"
+        raise FaceError(f"reference: model '{config.name}' finds the face through {needed}; give the picture's pose")
+    return embed_reference(models.face_embedder, from_uint8(reference), place)
 
 
 def model_hjb(config: ModelConfig, steps: int, **given) -> HJBConfig:
@@ -254,6 +289,19 @@ def pick_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device '{device}' can't be used: {reason}; try auto or cpu") from error
     return torch.device(device)
+
+
+def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """float16 for a model of 512 px or more on an NVIDIA GPU, float32 for small models and everywhere else."""
+    big = max(config.width, config.height) >= BIG
+    return torch.float16 if big and device.type == "cuda" else torch.float32
+
+
+def _config_of(model: str | Path) -> ModelConfig:
+    """The configuration of what load_models will load."""
+    if str(model) == V1_CONFIG.name or is_published(Path(model)):
+        return V1_CONFIG
+    return read_config(find_model(model))
 
 
 def from_uint8(picture: np.ndarray) -> Tensor:

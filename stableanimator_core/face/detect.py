@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ..errors import WeightsError
-
-if TYPE_CHECKING:
-    from ..onnx_session import Session
-    from ..weights.places import Places
+from ..onnx_session import Session, open_session
+from ..weights.places import Places
 
 SIDE = 640  # px of the input, where the graph leaves it open
 STRIDES = (8, 16, 32)
@@ -35,28 +33,41 @@ class FaceDetector:
     """
 
     def __init__(self, session: Session):
-        name, shape = session.inputs[0]
-        open_sides = [side if isinstance(side, int) and side > 0 else SIDE for side in list(shape)[2:]]
-        if len(session.inputs) != 1 or len(shape) != 4 or any(side % STRIDES[-1] for side in open_sides):
-            raise WeightsError(f"face detector: its input is {name} {list(shape)}, SCRFD takes one picture [1, 3, H, W]")
-        self.session, self.input = session, name
-        self.height, self.width = open_sides
+        shape = session.inputs[0][1]
+        sides = [side or SIDE for side in shape[2:]]
+        right = len(session.inputs) == 1 and len(session.outputs) == 3 * len(STRIDES)
+        if not right or len(shape) != 4 or any(side % STRIDES[-1] for side in sides):
+            raise WeightsError(
+                f"{session.path}: no face detector: {len(session.inputs)} inputs, the first {list(shape)}, "
+                f"{len(session.outputs)} outputs; SCRFD with landmarks takes one [1, 3, {SIDE}, {SIDE}] and gives 9; "
+                "take antelopev2's scrfd_10g_bnkps.onnx"
+            )
+        self.session, self.input = session, session.inputs[0][0]
+        self.height, self.width = sides
 
     @classmethod
     def load(cls, places: Places, device: str = "auto") -> FaceDetector:
-        """The detector of `weights.FILES`. Raises WeightsError when its file is missing or damaged."""
-        from ..onnx_session import open_session
+        """The detector among the published files. device: as in open_session.
 
+        Raises WeightsError when its file is missing or damaged.
+        """
         return cls(open_session(places.require("face_detector")["face_detector"], device))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: that it runs on the CPU although a GPU was wanted."""
+        """What the user should know: why it runs on the CPU although there is a GPU."""
         return (self.session.note,) if self.session.note else ()
 
     def detect(self, picture: np.ndarray) -> list[DetectedFace]:
-        """Faces of a picture, [H, W, 3] uint8 RGB, the surest first."""
-        canvas, scale = letterbox(picture, self.width, self.height)
+        """Faces of a picture, [H, W, 3] uint8 RGB, the surest first.
+
+        A face that fills the picture is larger than those SCRFD knows: where none is found, half the size is tried.
+        """
+        return self._detect(picture, 1) or self._detect(picture, 2)
+
+    def _detect(self, picture: np.ndarray, smaller: int) -> list[DetectedFace]:
+        canvas = np.zeros((self.height, self.width, 3), np.uint8)
+        scale = letterbox(picture, canvas[: self.height // smaller, : self.width // smaller])
         blob = ((canvas.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]  # [1, 3, H, W], RGB
         boxes, landmarks, scores = self._candidates(self.session.run({self.input: blob}))
         kept = suppress(boxes / scale, scores)
@@ -65,13 +76,9 @@ class FaceDetector:
     def _candidates(self, outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes [N, 4], landmarks [N, 5, 2] in px of the canvas and scores [N] of all anchors above MIN_SCORE.
 
-        Outputs are scores, then boxes, then landmarks, each for all strides; all are distances from the anchor in
-        strides. Anchors lie on the corners of the cells, row by row.
+        Outputs are the scores of each stride, then the boxes, then the landmarks; the latter are distances from the
+        anchor in strides. Anchors lie on the corners of the cells, row by row.
         """
-        if len(outputs) != 3 * len(STRIDES):
-            raise WeightsError(
-                f"face detector: {len(outputs)} outputs, SCRFD with landmarks has 9; take antelopev2's scrfd_10g_bnkps.onnx"
-            )
         found = []
         for i, stride in enumerate(STRIDES):
             scores, boxes, landmarks = (
@@ -86,16 +93,16 @@ class FaceDetector:
         return tuple(np.concatenate(column) for column in zip(*found))
 
 
-def letterbox(picture: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
-    """Fit a picture into the top left corner of a black canvas. Returns the canvas and canvas px per picture px."""
+def letterbox(picture: np.ndarray, canvas: np.ndarray) -> float:
+    """Fit a picture into the top left corner of a canvas, in place. Returns canvas px per picture px."""
+    height, width = canvas.shape[:2]
     tall = picture.shape[0] / picture.shape[1]
     if tall > height / width:
         new_width, new_height = max(int(height / tall), 1), height
     else:
         new_width, new_height = width, max(int(width * tall), 1)
-    canvas = np.zeros((height, width, 3), np.uint8)
     canvas[:new_height, :new_width] = cv2.resize(picture, (new_width, new_height))
-    return canvas, new_height / picture.shape[0]
+    return new_height / picture.shape[0]
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray) -> list[int]:

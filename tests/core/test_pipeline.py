@@ -417,8 +417,9 @@ def test_judge_scores_the_reference_itself_as_one(animator, reference, reference
     boxes = face_boxes(reference_pose, scale=1.5)
     video = from_uint8(reference)[None]
     with torch.no_grad():
-        name, csim = animator.judge_identity(video, boxes, reference, reference_pose)
+        face = find_face(animator.models, reference, reference_pose)
+        name, csim = animator.judge_identity(video, boxes, reference, face)
         nobody = FaceBoxes(boxes.boxes, torch.zeros(1, dtype=torch.bool))
-        assert animator.judge_identity(video, nobody, reference, reference_pose)[1].isnan().all()
+        assert animator.judge_identity(video, nobody, reference, face)[1].isnan().all()
     assert name == "judge"
     assert csim.tolist() == [pytest.approx(1)]
