@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import WeightsError
-from .places import Places
+from .places import Places, is_lfs_pointer
 from .registry import FILES, WeightFile
 from .verify import file_sha256, find_record, write_record
 
@@ -153,14 +153,13 @@ def _locate(file: WeightFile, listing: dict[str, Any], commit: str) -> str:
 
 def _complete(key: str, target: Path, places: Places, size: int, sha256: str | None) -> Path | None:
     """Where this file already is, or None when it must be fetched. Files of other spellings are taken as they are."""
-    found = places.find(key)
-    if found is None or found != target:
-        return found
-    if found.stat().st_size != size:
+    if not target.is_file() or is_lfs_pointer(target):
+        return places.find(key)
+    if target.stat().st_size != size:
         return None
-    record = find_record(found, places)
+    record = find_record(target, places)
     known = record["sha256"] if record else None
-    return found if sha256 is None or (known or file_sha256(found)) == sha256 else None
+    return target if sha256 is None or (known or file_sha256(target)) == sha256 else None
 
 
 def _notes(item: Item) -> Iterator[str]:
