@@ -72,19 +72,23 @@ def follow(frames: Sequence[Sequence[Person]], width: int, height: int, *, min_s
     tracks = [track for track in tracks if len(track.frames) >= brief] or tracks
     weights = [_weight(track, width, height, min_score) for track in tracks]
     order = sorted(range(len(tracks)), key=lambda i: (-round(weights[i], 6), tracks[i].frames[0], i))
-    main = [tracks[i] for i in order if weights[i] >= SIGNIFICANT * weights[order[0]]]
-    rest = [tracks[i] for i in order[len(main) :]]
-    return [track.done() for track in (*_joined(main), *rest)]
+    rivals = sum(weight >= SIGNIFICANT * max(weights) for weight in weights)
+    return [track.done() for track in _joined([tracks[i] for i in order], rivals)]
 
 
-def _joined(tracks: list[_Track]) -> list[_Track]:
-    """One track when no two of these people are ever seen together: a lone dancer who left, or a cut."""
-    seen = [pair for track in tracks for pair in zip(track.frames, track.people, strict=True)]
-    frames = sorted(frame for frame, _ in seen)
-    if not seen or len(set(frames)) < len(frames):
-        return tracks
-    people = dict(seen)
-    return [_Track(frames, [people[frame] for frame in frames])]
+def _joined(tracks: list[_Track], rivals: int) -> list[_Track]:
+    """A lone dancer's tracks as one, over absences and cuts: none of the first `rivals` tracks are seen together."""
+    seen: dict[int, Person] = {}  # by frame
+    others = []
+    for index, track in enumerate(tracks):
+        if not seen.keys().isdisjoint(track.frames):
+            if index < rivals:
+                return tracks
+            others.append(track)
+        else:
+            seen.update(zip(track.frames, track.people))
+    frames = sorted(seen)
+    return [_Track(frames, [seen[frame] for frame in frames]), *others] if seen else []
 
 
 @dataclass

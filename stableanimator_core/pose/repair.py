@@ -44,8 +44,8 @@ def repair_poses(poses: Poses, *, min_score: float = 0.3, fill_gap: int = 8, smo
     without delay by local quadratic fits (smooth 0 is off, 1 the most). Nothing is joined across a cut.
     Raises PoseError when a setting is out of range.
     """
-    if not 0 <= min_score < 1:
-        raise PoseError(f"min_score is {min_score:g}, need 0 or more and less than 1")
+    if not 0 <= min_score <= 1:
+        raise PoseError(f"min_score is {min_score:g}, need a number from 0 to 1")
     if fill_gap < 0:
         raise PoseError(f"fill_gap is {fill_gap} frames, need 0 or more")
     if not 0 <= smooth <= 1:

@@ -237,7 +237,7 @@ def test_the_input_is_left_alone():
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ({"min_score": 1.0}, "min_score is 1, need 0 or more and less than 1"),
+    ({"min_score": 1.1}, "min_score is 1.1, need a number from 0 to 1"),
     ({"min_score": float("nan")}, "min_score is nan"),
     ({"fill_gap": -1}, "fill_gap is -1 frames, need 0 or more"),
     ({"smooth": 1.5}, "smooth is 1.5, need a number from 0"),
