@@ -16,8 +16,15 @@ from .conditioning import build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser
 from .errors import FaceError, InputError, WeightsError
 from .face import (
-    FaceBoxes, FaceDetector, ReferenceFace, embed_reference, face_boxes, locate_among, locate_in_pose, score_identity,
-)  # fmt: skip
+    FaceBoxes,
+    FaceDetector,
+    ReferenceFace,
+    embed_reference,
+    face_boxes,
+    locate_among,
+    locate_in_pose,
+    score_identity,
+)
 from .hjb import HJBConfig, make_face_refiner
 from .keypoints import Poses
 from .pose.draw import draw_poses

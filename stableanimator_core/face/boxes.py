@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..keypoints import Poses
 from ..skeleton import HEAD
-from .template import MIN_SCORE, TEMPLATE_SIDE, five_points, fit_templates
+from .template import MIN_SCORE, TEMPLATE_SIDE, fit_templates, five_points
 
 MIN_FACE_POINTS = 34  # half of the 68: fewer are a profile or a guess
 MIN_INSIDE = 0.6  # of the box's area: less of a face is not the face

@@ -18,7 +18,7 @@ from ..skeleton import HEAD
 from .boxes import FaceBoxes, face_boxes, lies_inside
 from .detect import DetectedFace
 from .embed import embed_faces
-from .template import MIN_SCORE, five_points, fit_templates, template_side
+from .template import MIN_SCORE, fit_templates, five_points, template_side
 
 MIN_SIDE = 24  # px of an aligned face: what is smaller comes out of the warp as a blur
 MIN_EYES = 0.4  # of the eyes' distance over the way from eyes to mouth, 0.87 in the template: less is a profile
@@ -67,20 +67,20 @@ def locate_in_pose(
     pose: its first frame is used, on any canvas. scale, crop: as in face_boxes. Returns one frame.
     """
     pose = pose.slice(0, 1).resized(*size)
-    people = [(p, face_boxes(pose, scale=scale, crop=crop, person=p)) for p in range(max(pose.people, 1))]
-    faces = [(p, face) for p, face in people if face.found[0]]
+    faces = {person: face_boxes(pose, scale=scale, crop=crop, person=person) for person in range(pose.people)}
+    faces = {person: place for person, place in faces.items() if place.found[0]}
+    person = 0
     if choose is not None and faces:
-        person, place = _from_left(faces, [float(face.boxes[0, 0]) for _, face in faces], choose)
-    elif faces and faces[0][0] == 0:
-        person, place = faces[0]
-    else:
-        whose = "" if pose.people < 2 else f"none of {pose.people} people; " if not faces else (
-            f"only person {', '.join(str(p) for p, _ in faces)} of {pose.people} shows one, and the first is followed; "
-        )  # fmt: skip
+        person = _from_left(list(faces), [float(place.boxes[0, 0]) for place in faces.values()], choose)
+    if person not in faces:
+        whose = "" if pose.people < 2 else f"none of {pose.people} people; "
+        if faces:
+            whose = f"person {', '.join(map(str, faces))} shows one, but person 0 of {pose.people} is followed; "
         raise FaceError(
             f"reference: no face in its keypoints ({whose}the nose and most face points must be inside the picture); "
             f"use a picture that shows the face, {ADVICE}"
         )
+    place = faces[person]
     if place.templates is not None:
         points, seen = five_points(pose, person)
         _judge(points[0].numpy(), bool(seen[0].all()), place)
@@ -97,7 +97,7 @@ def locate_among(
     """
     pose = None if pose is None or not pose.frames or not pose.people else pose.slice(0, 1).resized(*size)
     if not found:
-        people = "" if pose is None else f" though its pose shows {pose.people} {'people' if pose.people > 1 else 'person'}"
+        people = "" if pose is None else f" (people in its pose: {pose.people})"
         raise FaceError(f"reference: no face found in the picture{people}; use one that shows the face, {ADVICE}")
     if choose is not None:
         face = _from_left(found, [float(face.box[0]) for face in found], choose)
@@ -108,7 +108,7 @@ def locate_among(
     points = torch.from_numpy(np.asarray(face.landmarks, dtype=np.float64))[None]
     place = FaceBoxes.of_templates(*fit_templates(points, torch.ones(1, 5, dtype=torch.bool)))
     if not lies_inside(place.boxes, *size)[0]:
-        raise FaceError(f"reference: the face is cut off by the edge of the picture; use one that shows it all, {ADVICE}")
+        raise FaceError(f"reference: the picture's edge cuts off the face; use one that shows all of it, {ADVICE}")
     _judge(points[0].numpy(), True, place)
     return place
 
@@ -128,8 +128,8 @@ def _face_of(pose: Poses, found: Sequence[DetectedFace]) -> DetectedFace:
         points = pose.face[0, 0][pose.face_score[0, 0] > MIN_SCORE]
     if not len(points):
         raise FaceError(
-            f"reference: the first person of its pose shows no head, so none of {len(found)} faces found can be theirs; "
-            f"choose the face, give the pose of this picture, {ADVICE}"
+            f"reference: the first person of its pose shows no head, so none of the faces found ({len(found)}) can be "
+            f"theirs; choose the face, give the pose of this picture, {ADVICE}"
         )
     head = points.mean(0)
     away = [float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - head)) for face in found]
@@ -137,8 +137,9 @@ def _face_of(pose: Poses, found: Sequence[DetectedFace]) -> DetectedFace:
     face = found[nearest]
     if away[nearest] > (face.box[2:] - face.box[:2]).max():
         raise FaceError(
-            f"reference: its pose has the head at ({head[0]:.0f}, {head[1]:.0f}), but the nearest of {len(found)} faces "
-            f"found is {away[nearest]:.0f} px away; give the pose of this picture, choose the face, {ADVICE}"
+            f"reference: pose and picture disagree: the pose has the head at ({head[0]:.0f}, {head[1]:.0f}), "
+            f"the nearest face found is {away[nearest]:.0f} px away; give the pose of this picture, choose the face, "
+            f"{ADVICE}"
         )
     return face
 

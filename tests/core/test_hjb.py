@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
 
 from stableanimator_core.errors import FaceError, InputError
-from stableanimator_core.face import FaceBoxes
+from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.hjb import HJBConfig, face_gradient, make_face_refiner, place_windows
 
 FRAMES, SIZE, CELL = 4, 12, 4
@@ -229,6 +229,38 @@ def test_windows_hold_the_faces_of_their_chunk():
     assert (second.frames, second.cells) == ([3], (slice(7, 12), slice(6, 12)))
     assert first.faces.boxes.tolist() == [[0, 0, 9, 8], [8, 5, 17, 12]]
     assert second.faces.boxes.tolist() == [[30 - 24, 33 - 28, 48 - 24, 48 - 28]]
+
+
+def turned_faces() -> FaceBoxes:
+    """ArcFace's template in every frame: leaning, growing, moving."""
+    angle, scale = torch.tensor([0.0, 0.4, -0.7, 1.2]), torch.tensor([0.14, 0.15, 0.16, 0.13])
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2) * scale[:, None, None]
+    place = torch.tensor([(23.0, 22), (25, 20), (22, 24), (21, 21)])
+    templates = torch.cat([turn, (place - turn @ torch.tensor([55.5, 55.5]))[..., None]], dim=-1)
+    return FaceBoxes.of_templates(templates, torch.ones(FRAMES, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, FRAMES])
+def test_windows_hold_turned_faces(chunk):
+    """Cut out of a window without any margin, a face is what it is cut out of the whole frame."""
+    faces, frames = turned_faces(), torch.rand(FRAMES, 3, SIZE * CELL, SIZE * CELL)
+    for window in place_windows(faces, (SIZE, SIZE), CELL, chunk=chunk, margin=0):
+        rows, columns = (slice(run.start * CELL, run.stop * CELL) for run in window.cells)
+        assert (rows.stop - rows.start) * (columns.stop - columns.start) < (SIZE * CELL) ** 2
+        crops = crop_faces(frames[window.frames][..., rows, columns], window.faces, 112)
+        torch.testing.assert_close(crops, crop_faces(frames, faces, 112)[window.frames], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("decode, scope", [("face", "face"), ("full", "all")])
+def test_aligned_faces_raise_csim_under_inference_mode(vae, embed, x0, target, decode, scope):
+    seen = []
+    with torch.inference_mode():
+        faces = FaceBoxes(*(tensor.clone() for tensor in turned_faces()))
+        refine(
+            vae, embed, target.clone(), faces, x0.clone(), iterations=8, decode=decode, scope=scope,
+            on_iteration=lambda i, k, csim: seen.append(csim.mean().item()),
+        )  # fmt: skip
+    assert seen[-1] > seen[0] + 0.1
 
 
 def test_windows_of_whole_frames():

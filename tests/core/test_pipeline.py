@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core.errors import InputError, WeightsError
-from stableanimator_core.face import FaceBoxes, face_boxes
+from stableanimator_core import pipeline
+from stableanimator_core.errors import FaceError, InputError, WeightsError
+from stableanimator_core.face import DetectedFace, FaceBoxes, face_boxes
+from stableanimator_core.face.template import TEMPLATE
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import (
@@ -21,12 +23,13 @@ from stableanimator_core.pipeline import (
     from_uint8,
     model_hjb,
     pick_device,
+    pick_dtype,
     sample,
     to_uint8,
 )
 from stableanimator_core.pose.draw import draw_poses
 from stableanimator_core.video import read_image
-from stableanimator_core.weights import load_models, read_config
+from stableanimator_core.weights import V1_CONFIG, Places, load_models, read_config
 
 OFF = HJBConfig(iterations=0)
 
@@ -154,7 +157,7 @@ def test_poses_of_another_shape_and_several_people_are_pointed_out(animator, ref
     assert any("align the poses" in note for note in notes)
     two = Poses.from_openpose([{**frame, "people": frame["people"] * 2} for frame in driving.slice(0, 1).to_openpose()])
     notes = sample(animator.models, reference, two, None, settings, OFF).notes
-    assert any("2 people" in note for note in notes)
+    assert any("2 people" in note and "follow person 0" in note for note in notes)
 
 
 def test_one_given_end_of_the_hjb_range_moves_the_other(animator):
@@ -315,6 +318,109 @@ def test_find_face(animator, reference, reference_pose):
     assert face.box.shape == (4,)
 
 
+# --- models whose embedder takes aligned faces ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def aligned_animator(animator):
+    """The same networks, told that the embedder wants ArcFace's crops."""
+    return StableAnimator(replace(animator.models, config=replace(animator.models.config, face_crop="arcface")))
+
+
+class OneFace:
+    """A detector that finds the same faces in every picture."""
+
+    def __init__(self, *faces: DetectedFace):
+        self.faces, self.shown = faces, []
+
+    def detect(self, picture):
+        self.shown.append(picture)
+        return list(self.faces)
+
+
+def face_at(x: float, y: float, side: float) -> DetectedFace:
+    points = (np.array(TEMPLATE) - 56) * side / 112 + (x, y)
+    return DetectedFace(np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2]), points, 0.9)
+
+
+@pytest.fixture
+def large_reference(reference, reference_pose):
+    """The reference four times as large: its face is 64 px across."""
+    return reference.repeat(4, axis=0).repeat(4, axis=1), reference_pose.resized(256, 256)
+
+
+def test_a_detected_face(aligned_animator, large_reference):
+    picture, pose = large_reference
+    head = pose.body[0, 0, 0]
+    detector = OneFace(face_at(200, 200, 80), face_at(*head, 50))
+    with torch.no_grad():
+        largest = find_face(aligned_animator.models, picture, detector=detector)
+        own = find_face(aligned_animator.models, picture, pose, detector=detector)
+        chosen = find_face(aligned_animator.models, picture, pose, detector=detector, choose=1)
+    np.testing.assert_array_equal(detector.shown[0], picture)
+    assert largest.box.tolist() == pytest.approx([160.5, 160.5, 240.5, 240.5], abs=1)
+    assert own.box[0] == pytest.approx(head[0] - 24.5, abs=1)
+    assert chosen.embedding.equal(largest.embedding) and not own.embedding.equal(largest.embedding)
+    assert own.template.shape == (2, 3)
+
+
+def test_a_model_of_upright_boxes_never_asks_the_detector(animator, reference, reference_pose):
+    detector = OneFace(face_at(30, 30, 40))
+    with torch.no_grad():
+        face = find_face(animator.models, reference, reference_pose, detector=detector)
+        assert face.box.equal(find_face(animator.models, reference, reference_pose).box)
+    assert not detector.shown and face.template is None
+
+
+def test_neither_pose_nor_detector(animator, aligned_animator, reference):
+    with pytest.raises(FaceError, match="model 'tiny' finds the face through its pose; give the picture's pose"):
+        find_face(animator.models, reference, detector=OneFace())
+    with pytest.raises(FaceError, match="finds the face through its pose or a face detector; give the picture's pose"):
+        find_face(aligned_animator.models, reference)
+
+
+def test_aligned_faces_from_end_to_end(aligned_animator, large_reference, driving):
+    """The same alignment on the reference and on the output's frames, with HJB and with the judge."""
+    picture, pose = large_reference
+    pose.body[0, 0, [14, 15]] += [(0, -6), (0, 6)]  # the head leans
+    seen = []
+    hooks = Hooks(on_iteration=lambda i, k, csim: seen.append(csim))
+    made = aligned_animator.animate(
+        picture, driving.slice(0, 2), pose, face_detector=OneFace(face_at(*pose.body[0, 0, 0], 60)), hooks=hooks
+    )
+    assert np.isfinite(made.csim).all() and len(seen) == 1 and seen[0].isfinite().all()
+    assert made.judge == "judge"
+    settings = SamplingConfig.for_model(aligned_animator.models.config)
+    with torch.no_grad():
+        faces = sample(aligned_animator.models, picture, made.poses, None, settings, OFF).faces
+    expected = face_boxes(made.poses, scale=1.5, crop="arcface")
+    torch.testing.assert_close(faces.templates, expected.templates)
+
+
+def test_the_reference_as_video_scores_one_when_aligned(aligned_animator, large_reference):
+    picture, pose = large_reference
+    with torch.no_grad():
+        face = find_face(aligned_animator.models, picture, pose)
+        faces = face_boxes(pose, scale=1.5, crop="arcface")
+        for models in (aligned_animator.models, replace(aligned_animator.models, face_judge=None)):
+            name, csim = StableAnimator(models).judge_identity(from_uint8(picture)[None], faces, picture, face)
+            assert csim.tolist() == [pytest.approx(1)]
+    assert name == "embedder"
+
+
+def test_an_unusable_face_becomes_a_note(aligned_animator, large_reference, driving):
+    picture, pose = large_reference
+    for detector, reason in (
+        (OneFace(), "no face found in the picture (people in its pose: 1)"),
+        (OneFace(face_at(*pose.body[0, 0, 0], 20)), "the face is too small, 20 px across"),
+        (OneFace(face_at(40, 240, 40)), "pose and picture disagree"),
+    ):
+        made = aligned_animator.animate(picture, driving.slice(0, 1), pose, face_detector=detector)
+        assert any(reason in note for note in made.notes)
+        assert any("identity path off" in note for note in made.notes)
+        assert np.isnan(made.csim).all() and made.judge == "no face"
+
+
 # --- settings and their faults --------------------------------------------------------------------------------------
 
 
@@ -392,6 +498,27 @@ def test_unknown_device():
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_only_big_models_on_an_nvidia_gpu_are_half(config):
+    big = replace(config, width=512)
+    for device, expected in (("cuda", torch.float16), ("cpu", torch.float32), ("mps", torch.float32)):
+        assert pick_dtype(big, torch.device(device)) == expected
+        assert pick_dtype(config, torch.device(device)) == torch.float32
+    assert pick_dtype(V1_CONFIG, torch.device("cuda:1")) == torch.float16
+
+
+def test_load_picks_the_dtype_unless_it_is_given(tiny_model, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(pipeline, "load_models", lambda *args, **settings: calls.append((args, settings)))
+    monkeypatch.setattr(pipeline, "pick_device", torch.device)
+    places = Places((tmp_path,))
+    (tmp_path / "Animation").mkdir()
+    StableAnimator.load("v1", device="cuda", places=places)
+    StableAnimator.load("v1", device="cuda", dtype=torch.bfloat16)
+    StableAnimator.load(tiny_model, device="cuda")
+    assert [settings["dtype"] for _, settings in calls] == [torch.float16, torch.bfloat16, torch.float32]
+    assert calls[0] == (("v1",), {"device": torch.device("cuda"), "dtype": torch.float16, "places": places})
 
 
 def test_load(tiny_model):
