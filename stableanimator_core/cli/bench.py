@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .animate import add_model_options, hjb_settings
-from .arguments import add_json, size, step_range, whole
+from .arguments import add_json, add_places, places_of, size, step_range, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def register(commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="measure speed and memory on a drawn performer")
     add_model_options(parser)
+    add_places(parser)
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; default: as in animate")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of the clip (16)")
@@ -43,10 +44,9 @@ def register(commands) -> None:
 def bench_command(args: argparse.Namespace, report: Report) -> dict:
     """Measure a model and print the seconds and gigabytes of each stage."""
     from ..evaluation.bench import STAGES, run_bench
-    from ..pipeline import SamplingConfig, StableAnimator, pick_device
+    from ..pipeline import SamplingConfig, StableAnimator
 
-    device = pick_device(args.device)
-    models = _models(args, device)
+    models = load_models(args)
     width, height = args.size or (None, None)
     settings = SamplingConfig.for_model(models.config, width=width, height=height, steps=args.steps, seed=args.seed)
     result = run_bench(
@@ -61,7 +61,7 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
     dtype = next(short for short, name in DTYPES.items() if str(models.dtype) == f"torch.{name}")
     report.line(
         f"{result['frames']} frames of {settings.width}x{settings.height}, {settings.steps} steps, {dtype}, "
-        f"model {models.config.name} on {device_name(device)}"
+        f"model {models.config.name} on {device_name(models.device)}"
     )
     if result["nan"]:
         report.line("the result holds NaN or infinity: take --dtype bf16 or fp32")
@@ -69,26 +69,26 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
         **result,
         "dtype": dtype,
         "device": str(models.device),
-        "device_name": device_name(device),
+        "device_name": device_name(models.device),
         "model": models.config.name,
         "random_weights": args.random_weights,
         "seed": args.seed,
     }
 
 
-def _models(args: argparse.Namespace, device: "torch.device") -> "Models":
+def load_models(args: argparse.Namespace) -> "Models":
+    """The networks of --model, with its weights or with random ones. Raises InputError."""
     import torch
 
-    from ..weights import load_models
+    from ..pipeline import StableAnimator, pick_device, pick_dtype
+    from ..weights import V1_CONFIG, find_model, random_models, read_config
 
     dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None
     if not args.random_weights:
-        return load_models(args.model, device=device, dtype=dtype)
-    from ..weights import find_model, random_models, read_config
-    from ..weights.published import V1_CONFIG
-
+        return StableAnimator.load(args.model, device=args.device, dtype=dtype, places=places_of(args)).models
+    device = pick_device(args.device)
     config = V1_CONFIG if args.model == V1_CONFIG.name else read_config(find_model(args.model))
-    return random_models(config, device=device, dtype=dtype or torch.float32, seed=args.seed)
+    return random_models(config, device=device, dtype=dtype or pick_dtype(config, device), seed=args.seed)
 
 
 def device_name(device: "torch.device") -> str:

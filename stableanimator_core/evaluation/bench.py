@@ -37,7 +37,8 @@ def run_bench(
     "total" is the whole way from picture and poses to frames, once, when everything is warm; the other stages are the
     same functions with the same arguments, one at a time. unet_forward: one context window, the conditional branch.
     unet_step: all windows, both branches where there is guidance. hjb_iteration: one of all frames.
-    hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it.
+    hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it. Both grow with the
+    face, face_px wide: drawn performers have large heads, so that a person in full view costs less.
     None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
     on_stage(stages done, name of the next) is called before each of STAGES.
     Raises InputError for frames or repeats below 1, and when HJB is on and no frame shows a face.
@@ -85,6 +86,7 @@ def run_bench(
         refined = seconds("hjb_iteration", lambda: refine(x0, hjb.first_step))
         measured["hjb_iteration_s"] = refined / hjb.iterations
         _, measured["hjb_extra_peak_gib"] = peak_gib(lambda: refine(x0, hjb.first_step), device, extra=True)
+    boxes = first.faces.boxes[first.faces.found]
     told("total")
     start = time.perf_counter()
     (latents, video), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
@@ -100,6 +102,7 @@ def run_bench(
         "guidance": list(settings.guidance),
         "hjb": asdict(hjb),
         "frames_with_face": int(first.faces.found.sum()),
+        "face_px": round((boxes[:, 2] - boxes[:, 0]).median().item()) if len(boxes) else None,
         "repeats": repeats,
     }
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stableanimator_core import cli
+from stableanimator_core import cli, pipeline, weights
 from stableanimator_core.errors import InputError
 from stableanimator_core.evaluation import bench
 from stableanimator_core.evaluation.bench import STAGES, median_seconds, peak_gib, run_bench
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.pipeline import SamplingConfig
-from stableanimator_core.weights import load_models
+from stableanimator_core.weights import load_models, read_config
 
 PROMISED = {
     "unet_forward_s", "unet_step_s", "hjb_iteration_s", "hjb_extra_peak_gib", "vae_encode_s", "vae_decode_s", "total_s",
@@ -50,7 +50,18 @@ def test_command(capsys, tiny_model):
     for key in PROMISED:
         if key.endswith("_s"):
             assert result[key] > 0, key
+    assert result["frames_with_face"] == 3 and 0 < result["face_px"] < 64
     assert result["peak_gib"] is None and result["hjb_extra_peak_gib"] is None, "no CUDA here: nothing was measured"
+
+
+def test_random_weights_of_a_model_and_of_v1(capsys, tiny_model, monkeypatch):
+    """Weights are drawn, none are read. "v1" takes the published sizes, here tiny ones."""
+    small = ["--random-weights", "--frames", 2, "--repeats", 1]
+    monkeypatch.setattr(pipeline, "load_models", None)
+    result = run(capsys, "--model", tiny_model, *small)
+    assert result["random_weights"] and result["model"] == "tiny" and not result["nan"]
+    monkeypatch.setattr(weights, "V1_CONFIG", replace(read_config(tiny_model), name="v1", description="stand-in"))
+    assert run(capsys, "--model", "v1", *small, "--dtype", "bf16")["model"] == "v1"
 
 
 def test_command_for_people(capsys, tiny_model):
@@ -155,6 +166,7 @@ def test_wrong_options(capsys, tiny_model):
         (["--size", "65x64"], "size 65 x 64: model 'tiny' needs multiples of 32"),
         (["--dtype", "int8"], "argument --dtype: invalid choice"),
         (["--hjb-steps", "0:5"], "--hjb-steps 0:5: there are 2 denoising steps, 0 to 1"),
+        (["--model", "v1", "--models", "nowhere"], "unet"),
         (["--repeats", "0"], "0 is not a whole number of 1 or more"),
     ):
         assert cli.main(["bench", "--model", str(tiny_model), "--device", "cpu", *options]) == 2
