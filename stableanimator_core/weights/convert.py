@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -142,4 +143,4 @@ def _first_line(error: Exception) -> str:
     """The part of a message that says what is wrong: torch explains for several paragraphs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Unsupported")] or lines
-    return told[0] if told else type(error).__name__
+    return textwrap.shorten(told[0], 200, placeholder=" ...") if told else type(error).__name__
