@@ -62,13 +62,13 @@ def decode_boxes(raw: np.ndarray, height: int, width: int, ratio: float) -> tupl
     """The detector's output as boxes [A, 4] (x0 y0 x1 y1, px of the picture) and scores [A, classes].
 
     raw: [A, 5 + classes] of one picture: centre in cells, log of the size in cells, objectness, classes.
-    Boxes of a wild output may be infinite.
+    Boxes of a wild output may be infinite or nan.
     """
     cells, strides = cell_grid(height, width)
     centre = (raw[:, :2] + cells) * strides
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         half = np.exp(raw[:, 2:4]) * strides / 2
-    boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
+        boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
     return boxes, raw[:, 4:5] * raw[:, 5:]
 
 

@@ -118,10 +118,10 @@ def test_crop_of_a_whole_picture():
 
 
 def check_crop(matrix, width, height, expected):
-    """Equal, but for the single grey level by which versions of OpenCV round apart."""
+    """Equal, but for the few grey levels by which OpenCV 4, which warps in steps of 1/32 px, is coarser."""
     crop = dwpose.normalised_crop(ARRAYS["det_pre_image"], matrix, width, height).transpose(1, 2, 0)
-    np.testing.assert_allclose(crop * dwpose.STD_RGB, expected * dwpose.STD_RGB, atol=1.001)
-    np.testing.assert_allclose(crop.mean(), expected.mean(), atol=2e-3)
+    apart = np.abs(crop - expected) * dwpose.STD_RGB
+    assert apart.max() < 4 and apart.mean() < 0.5  # a quarter of a pixel gives 40 and 4
 
 
 def test_keypoints_from_peaks():
