@@ -142,6 +142,176 @@ def test_video_errors(tmp_path):
         video.read_video(tmp_path / "whole.mkv", max_frames=0)
 
 
+def numbered(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frame i is grey 8 * i, which survives every codec well enough to be told."""
+    greys = np.arange(frames, dtype=np.uint8) * 8
+    return np.broadcast_to(greys[:, None, None, None], (frames, height, width, 3)).copy()
+
+
+def numbers(reader) -> list[int]:
+    """Which of the numbered frames came out."""
+    return [round(float(frame.mean()) / 8) for frame in reader]
+
+
+def encode(path, pictures, codec, source="rgb24", pixels="yuv420p", times=None, rate=25, options=None):
+    """Write frames with PyAV; times: of the frames, in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixels
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format=source)
+            if times is not None:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.webm", "clip.gif", "clip.webp", "clip.png"])
+def test_reader_streams_and_tells_what_comes(tmp_path, name):
+    written = video.write_video(tmp_path / name, numbered(12), 7)
+    with video.open_video(written) as reader:
+        assert (reader.width, reader.height) == (64, 48)
+        assert float(reader.fps) == pytest.approx(7, abs=0.2)
+        assert reader.count in (12, None) or name == "clip.webm"
+        frames = iter(reader)
+        first = next(frames)
+        assert first.dtype == np.uint8 and first.flags.c_contiguous
+        assert [0, *numbers(frames)] == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.gif", "clip.webp", "clip.png"])
+@pytest.mark.parametrize(("options", "expected"), [
+    ({"max_frames": 3}, [0, 1, 2]),
+    ({"start": 0.5}, [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]),
+    ({"start": 0.5, "max_frames": 2}, [5, 6]),
+    ({"fps": 5}, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]),
+    ({"fps": 20, "max_frames": 7}, [0, 0, 1, 1, 2, 2, 3]),
+    ({"fps": 5, "start": 1}, [10, 12, 14, 16, 18]),
+])  # fmt: skip
+def test_choice_of_frames(tmp_path, name, options, expected):
+    written = video.write_video(tmp_path / name, numbered(20), 10)
+    options = dict(options)
+    if name == "clip.png":  # a folder of pictures has no rate and counts as 7 a second
+        options |= {
+            key: options[key] * (10 / 7 if key == "start" else 0.7) for key in ("fps", "start") if key in options
+        }
+    with video.open_video(written, **options) as reader:
+        count, fps = reader.count, reader.fps
+        assert numbers(reader) == expected
+    assert count in (None, len(expected))
+    assert fps == pytest.approx(options.get("fps", 7 if name == "clip.png" else 10))
+
+
+def test_seeking_finds_the_frame_between_key_frames(tmp_path):
+    options = {"g": "12", "bf": "2"}
+    clip = [np.full((48, 64, 3), 8 * (i % 30), np.uint8) for i in range(100)]
+    encode(tmp_path / "long.mp4", clip, "libx264", options={**options, "crf": "5"})
+    with video.open_video(tmp_path / "long.mp4", start=2.6, max_frames=3) as reader:
+        assert numbers(reader) == [5, 6, 7]
+
+
+def test_varying_rates_are_resampled_by_their_timestamps(tmp_path):
+    """Frames 0-4 are 40 ms apart, frames 5-8 200 ms."""
+    times = [0, 40, 80, 120, 160, 200, 400, 600, 800]
+    encode(tmp_path / "phone.mkv", list(numbered(9)), "libx264", times=times)
+    with video.open_video(tmp_path / "phone.mkv") as reader:
+        assert numbers(reader) == list(range(9))
+    with video.open_video(tmp_path / "phone.mkv", fps=10) as reader:
+        assert numbers(reader)[:9] == [0, 2, 5, 5, 6, 6, 7, 7, 8]
+
+
+def test_large_frames_are_scaled_down(tmp_path):
+    for name in ("big.mp4", "big.webp", "big.png"):
+        written = video.write_video(tmp_path / name, numbered(3, 90, 161), 7)
+        with video.open_video(written, longest=80) as reader:
+            assert (reader.width, reader.height) in ((80, 44), (80, 45))
+            assert [frame.shape for frame in reader] == [(reader.height, 80, 3)] * 3
+        with video.open_video(written, longest=400) as reader:
+            assert (reader.width, reader.height) in ((161, 90), (162, 90))
+
+
+def test_pictures_are_clips_of_one_frame(tmp_path):
+    for name in ("a.png", "a.jpg", "a.webp"):
+        Image.fromarray(numbered(6)[5]).save(tmp_path / name)
+        with video.open_video(tmp_path / name) as reader:
+            assert (reader.count, numbers(reader)) == (1, [5])
+
+
+def test_numbered_pictures_come_in_their_order(tmp_path):
+    for index, frame in enumerate(numbered(12)):
+        Image.fromarray(frame).save(tmp_path / f"frame_{index}.png")
+    with video.open_video(tmp_path) as reader:
+        assert numbers(reader) == list(range(12))
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels", "options"), [
+    ("cut.webm", "libvpx-vp9", "yuva420p", {"lossless": "1"}),
+    ("cut.mov", "prores_ks", "yuva444p10le", {"profile": "4444"}),
+    ("cut.mkv", "ffv1", "bgra", {}),
+    ("cut.mov", "qtrle", "argb", {}),
+])  # fmt: skip
+def test_transparent_video_is_laid_on_white(tmp_path, name, codec, pixels, options):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    clip = np.zeros((3, 48, 64, 4), np.uint8)
+    clip[..., :32, :] = (200, 40, 40, 255)
+    encode(tmp_path / name, list(clip), codec, source="rgba", pixels=pixels, options=options)
+    frames, _ = video.read_video(tmp_path / name)
+    assert len(frames) == 3
+    np.testing.assert_allclose(frames[:, :, 40:], 255, atol=6)
+    assert np.abs(frames[:, :, 4:28].astype(int) - (200, 40, 40)).mean() < 8
+
+
+def test_transparent_animations_are_laid_on_white(tmp_path):
+    stills = [Image.new("RGBA", (32, 32), (0, 0, 0, 0)) for _ in range(3)]
+    for index, still in enumerate(stills):
+        still.paste((200, 40, 40, 255), (0, 0, 8 + index, 32))
+    for name in ("cut.gif", "cut.webp"):
+        stills[0].save(
+            tmp_path / name, save_all=True, append_images=stills[1:], duration=100, disposal=2, lossless=True
+        )
+        frames, _ = video.read_video(tmp_path / name)
+        np.testing.assert_allclose(frames[:, :, 16:], 255, atol=2, err_msg=name)
+        assert frames[0, 16, 4].tolist() == pytest.approx([200, 40, 40], abs=16)
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [
+    ("libx264", "yuv420p10le"), ("libx264", "yuv444p"), ("libx265", "yuv420p10le"), ("ffv1", "gbrp16le"),
+    ("ffv1", "gray16le"),
+])  # fmt: skip
+def test_deep_pixels_become_eight_bits(tmp_path, codec, pixels):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    encode(tmp_path / "deep.mkv", list(numbered(4) + 64), codec, pixels=pixels)
+    frames, _ = video.read_video(tmp_path / "deep.mkv")
+    assert frames.dtype == np.uint8
+    np.testing.assert_allclose(frames[:, 20, 20, 1], 64 + 8 * np.arange(4), atol=4)
+
+
+def test_a_broken_tail_gives_what_could_be_decoded(tmp_path):
+    encode(tmp_path / "whole.mkv", [*np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), np.uint8)], "libx264")
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    with video.open_video(tmp_path / "cut.mkv") as reader:
+        assert 0 < len(list(reader)) < 30
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"fps": 0}, "frames per second is 0, need a number above 0"),
+    ({"start": -1}, "start is -1 s, need 0 or more"),
+    ({"start": 99}, "has no frames after 99 s; choose an earlier start"),
+    ({"longest": 0}, "longest is 0 px, need 1 or more"),
+    ({"max_frames": 0}, "max_frames is 0, need 1 or more"),
+])  # fmt: skip
+def test_reading_options_are_checked(tmp_path, options, message):
+    video.write_video(tmp_path / "a.mp4", moving_square(), 7)
+    with pytest.raises(VideoError, match=message):
+        video.open_video(tmp_path / "a.mp4", **options)
+
+
 def test_output_is_checked_before_work(tmp_path):
     assert video.check_output(tmp_path / "a.png") == tmp_path / "a"
     assert video.check_output(tmp_path / "a.MP4") == tmp_path / "a.MP4"
