@@ -1,233 +1,111 @@
-"""`doctor`: what is installed, found and missing, and the exact command that mends it."""
+"""`doctor`: what is installed, found and missing, what would spoil a job, and the exact step that mends it."""
 
 import argparse
-import importlib
-import os
-import platform
-import re
-import shutil
-import sys
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from .. import __version__
-from .arguments import add_json
+from ..errors import InputError
+from ..preflight import Finding, Installation, check_installation, describe_system
+from .arguments import add_json, add_places, places_of, size
 from .report import Report
 
-PACK = Path(__file__).resolve().parents[2]
-REQUIREMENTS = PACK / "requirements.txt"
-OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
-GIB = 1 << 30
-MODULES = {  # what is imported: the package that brings it
-    "numpy": "numpy",
-    "cv2": "opencv-python",
-    "av": "av",
-    "PIL.Image": "pillow",
-    "safetensors": "safetensors",
-    "einops": "einops",
-    "diffusers": "diffusers",
-    "transformers": "transformers",
-    "accelerate": "accelerate",
-}
-ON_TORCH = ("diffusers", "transformers", "accelerate")  # they fail with a torch that fails
+if TYPE_CHECKING:
+    from ..weights import Places
+
+Result = TypeVar("Result")
 
 
 def register(commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("doctor", help="what is installed, found, missing, and the exact fix")
+    job = parser.add_argument_group("a job to look at before it is started")
+    job.add_argument("--reference", type=Path, metavar="IMAGE", help="picture of the person")
+    job.add_argument(
+        "--reference-poses", type=Path, metavar="POSES.json", help="default: IMAGE's name with .json or _pose.json"
+    )
+    job.add_argument("--driving", type=Path, metavar="POSES.json", help="the motion")
+    job.add_argument("--model", help="mini (default), v1 or a model folder")
+    job.add_argument("--size", type=size, metavar="WxH")
+    add_places(parser)
     add_json(parser)
     parser.set_defaults(run=doctor_command)
 
 
 def doctor_command(args: argparse.Namespace, report: Report) -> dict:
-    """Examine this installation. A finding is no failure: the exit status is 0, `ok` tells."""
-    problems: list[dict[str, str]] = []
-    packages = check_packages(REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.is_file() else "", problems)
-    check_opencv(problems)
-    device = check_device(problems)
-    check_imports(problems, torch=device["torch"] is not None)
-    check_encoder(problems)
-    models = check_models(problems)
-    result = {
-        "ok": not problems,
-        "version": __version__,
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "platform": platform.platform(),
-        "device": device,
-        "memory_gib": memory_gib(),
-        "packages": packages,
-        "models": models,
-        "problems": problems,
+    """Examine this installation, and the job if one is given. A finding is no failure: the exit status is 0, `ok`
+    tells."""
+    places = _places(args)
+    installation = check_installation(places)
+    asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
+    job = examine_job(args, places) if asked else []
+    findings = (*installation.findings, *job)
+    named = {
+        f"{level}s": [{"what": finding.what, "fix": finding.fix} for finding in findings if finding.level == level]
+        for level in ("problem", "note")
     }
-    _print(result, report)
+    result = {
+        "ok": not named["problems"],
+        **describe_system(),
+        "device": installation.device,
+        "memory_gib": installation.memory_gib,
+        "packages": installation.packages,
+        "models": installation.models,
+        "weights": installation.weights,
+        "weights_folders": places.models if places else (),
+        **named,
+    }
+    _print(result, installation, report)
     return result
 
 
-def check_packages(requirements: str, problems: list[dict[str, str]]) -> dict[str, str | None]:
-    """Installed version of everything in a requirements text (None: missing); appends what is missing or too old."""
-    found: dict[str, str | None] = {}
-    fix = f'"{sys.executable}" -m pip install -r "{REQUIREMENTS}"'
-    for line in requirements.splitlines():
-        match = re.match(r"([A-Za-z0-9_.-]+)\s*(?:>=\s*([\d.]+))?", line.partition("#")[0].strip())
-        if not match:
-            continue
-        name, wanted = match.groups()
-        found[name] = installed = installed_version(name)
-        if installed is None:
-            problems.append({"what": f"{name} is not installed", "fix": fix})
-        elif wanted and _numbers(installed) < _numbers(wanted):
-            problems.append({"what": f"{name} {installed} is installed, {wanted} or later is needed", "fix": fix})
-    return found
+def examine_job(args: argparse.Namespace, places: "Places | None") -> list[Finding]:
+    """What would spoil the job that the options describe; a file that cannot be read is a problem of its own."""
+    findings: list[Finding] = []
 
-
-def installed_version(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not there. cv2 comes from any of the OpenCV variants."""
-    for candidate in OPENCV if name == "opencv-python" else (name,):
+    def attempt(read: Callable[[], Result]) -> Result | None:
         try:
-            return metadata.version(candidate)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+            return read()
+        except InputError as error:
+            findings.append(Finding.of(error))
+        return None
 
-
-def check_opencv(problems: list[dict[str, str]]) -> None:
-    """Several OpenCV variants overwrite one another's cv2 folder."""
-    variants = [name for name in OPENCV if _is_installed(name)]
-    if len(variants) > 1:
-        pip = f'"{sys.executable}" -m pip'
-        keep = "opencv-contrib-python" if any("contrib" in name for name in variants) else "opencv-python"
-        problems.append(
-            {
-                "what": f"{' and '.join(variants)} are installed over one another; cv2 may break at the next update",
-                "fix": f"{pip} uninstall -y {' '.join(variants)} && {pip} install {keep}",
-            }
-        )
-
-
-def check_imports(problems: list[dict[str, str]], *, torch: bool = True) -> None:
-    """Import everything but torch (see check_device); appends what is installed and yet fails.
-
-    torch: whether it works; without it the packages built on it are not tried.
-    """
-    pip = f'"{sys.executable}" -m pip install --force-reinstall --no-deps'
-    for module, package in MODULES.items():
-        if module in ON_TORCH and not torch:
-            continue
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # a broken package raises anything
-            if isinstance(error, ModuleNotFoundError) and any(
-                problem["what"] == f"{package} is not installed" for problem in problems
-            ):
-                continue
-            variant = next((name for name in OPENCV if _is_installed(name)), package) if module == "cv2" else package
-            fix = f"{pip} {variant}"
-            if "libGL" in str(error):
-                fix = "install the system's OpenGL library, on Debian and Ubuntu: sudo apt-get install libgl1"
-            problems.append({"what": f"{package} cannot be imported ({_one_line(error)})", "fix": fix})
-
-
-def check_device(problems: list[dict[str, str]]) -> dict:
-    """What torch can compute on; a machine with an NVIDIA GPU and a torch without CUDA is a problem."""
     try:
-        import torch
-    except Exception as error:  # a broken package raises anything
-        problems.append(
-            {
-                "what": f"torch cannot be imported ({_one_line(error)})",
-                "fix": f'"{sys.executable}" -m pip install --force-reinstall torch torchvision torchaudio',
-            }
-        )
-        return {"name": None, "torch": None}
-    if torch.cuda.is_available():
-        try:
-            free, total = torch.cuda.mem_get_info()
-        except RuntimeError as error:
-            fix = "update the NVIDIA driver; until then: --device cpu"
-            problems.append({"what": f"the GPU does not answer ({_one_line(error)})", "fix": fix})
-            return {"name": "cpu", "torch": torch.__version__}
-        return {
-            "name": "cuda",
-            "torch": torch.__version__,
-            "gpu": torch.cuda.get_device_name(),
-            "gpu_memory_gib": round(total / GIB, 1),
-            "gpu_memory_free_gib": round(free / GIB, 1),
-        }
-    if shutil.which("nvidia-smi"):
-        what = "sees no GPU: the driver is too old for it" if torch.version.cuda else "is a CPU build"
-        problems.append(
-            {
-                "what": f"this machine has an NVIDIA driver, but torch {torch.__version__} {what}",
-                "fix": "update the NVIDIA driver"
-                if torch.version.cuda
-                else "install the CUDA build of torch: https://pytorch.org/get-started/locally/",
-            }
-        )
-    return {"name": "mps" if torch.backends.mps.is_available() else "cpu", "torch": torch.__version__}
+        from ..face import FaceDetector
+        from ..keypoints import Poses
+        from ..pipeline import _config_of as config_of
+        from ..preflight import check_job
+        from ..video import read_image
+        from .animate import read_reference_pose
+    except Exception as error:  # a broken package raises anything; check_installation has named it
+        return [Finding("problem", f"the job cannot be examined ({error})", "first mend what is named above")]
+    config = attempt(lambda: config_of(args.model or "mini"))
+    reference = attempt(lambda: read_image(args.reference)) if args.reference else None
+    driving = attempt(lambda: Poses.load(args.driving)) if args.driving else None
+    pose, detector = None, None
+    if config is None or (args.reference and reference is None):
+        return findings
+    if places and config.face_crop == "arcface" and places.find("face_detector"):
+        detector = attempt(lambda: FaceDetector.load(places))
+    if args.reference_poses:
+        pose = attempt(lambda: Poses.load(args.reference_poses))
+    elif args.reference:
+        pose = attempt(lambda: read_reference_pose(args.reference, None))
+    given = {"reference": reference, "reference_pose": pose, "driving": driving, "size": args.size}
+    return findings + check_job(config, **given, detector=detector, places=places)
 
 
-def check_encoder(problems: list[dict[str, str]]) -> None:
-    """H.264 is what `--out name.mp4` needs."""
+def _places(args: argparse.Namespace) -> "Places | None":
+    """Where weights lie, or None when the package that knows cannot be imported (check_installation names it)."""
     try:
-        import av
-
-        codecs = av.codecs_available
-    except Exception:  # named by check_packages or check_imports
-        return
-    if "libx264" not in codecs:
-        fix = f'"{sys.executable}" -m pip install --force-reinstall --only-binary=av av'
-        problems.append({"what": "PyAV has no H.264 encoder, so .mp4 cannot be written", "fix": fix})
-
-
-def check_models(problems: list[dict[str, str]]) -> dict[str, dict]:
-    """The built-in models: every part present and readable."""
-    try:
-        from ..weights import BUILT_IN, find_model, read_config, read_part
-    except Exception as error:  # a broken package raises anything
-        what = f"the models cannot be examined ({_one_line(error)})"
-        fix = "first mend what is named above, then run doctor again" if problems else "install the pack again"
-        problems.append({"what": what, "fix": fix})
-        return {}
-    models = {}
-    for name, folder in BUILT_IN.items():
-        models[name] = {"folder": str(folder), "ok": True}
-        try:
-            config = read_config(find_model(name))
-            for part in config.parts:
-                read_part(folder, part)
-        except Exception as error:  # an InputError, or whatever a broken package raises
-            models[name]["ok"] = False
-            fix = f'restore it: git -C "{PACK}" checkout -- "{folder}", or install the pack again'
-            problems.append({"what": f"model {name}: {_one_line(error)}", "fix": fix})
-    return models
-
-
-def memory_gib() -> float | None:
-    """Main memory; None where the system does not tell."""
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
-    except (AttributeError, ValueError, OSError):
+        return places_of(args)
+    except InputError:
+        raise
+    except Exception:  # a broken package raises anything
         return None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _print(result: dict, report: Report) -> None:
+def _print(result: dict, installation: Installation, report: Report) -> None:
     device = result["device"]
     report.line(f"StableAnimator++ {result['version']}, Python {result['python']}, {result['platform']}")
     computes = device["name"] or "nothing: torch is missing"
@@ -237,10 +115,14 @@ def _print(result: dict, report: Report) -> None:
     report.line(f"computes on {computes}{memory}")
     packages = (f"{name} {version or 'MISSING'}" for name, version in result["packages"].items())
     report.line(f"packages: {', '.join(packages)}")
-    for name, model in result["models"].items():
+    for name, model in installation.models.items():
         report.line(f"model {name}: {'complete' if model['ok'] else 'NOT USABLE'} in {model['folder']}")
-    for problem in result["problems"]:
-        report.line(f"PROBLEM: {problem['what']}")
-        report.line(f"    fix: {problem['fix']}")
+    for name, group in installation.weights.items():
+        count = f"{len(group['found'])} of {len(group['found']) + len(group['missing'])} files are here"
+        report.line(f"weights {name}: {'complete' if group['complete'] else count}")
+    for level in ("note", "problem"):
+        for finding in result[f"{level}s"]:
+            report.line(f"{level.upper() if level == 'problem' else level}: {finding['what']}")
+            report.line(f"    fix: {finding['fix']}")
     if result["ok"]:
         report.line("everything that is needed is here; try: python -m stableanimator_core demo")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stableanimator_core import cli
-from stableanimator_core.cli import demo, doctor
+from stableanimator_core import cli, preflight
+from stableanimator_core.cli import demo
 from stableanimator_core.cli.report import Report, plain, rounded, sparkline
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.video import read_image, read_video, write_image, write_video
@@ -160,46 +160,25 @@ def test_doctor(run):
     assert "mini" in result["models"]
     text = run("doctor")
     assert "computes on" in text
-    assert all(problem["fix"] in text for problem in result["problems"])
-
-
-def test_doctor_finds_what_is_missing_or_old(monkeypatch):
-    problems = []
-    text = "no-such-package-here>=1.0  # why\nnumpy>=999\n\n# comment\npillow"
-    packages = doctor.check_packages(text, problems)
-    assert packages["no-such-package-here"] is None
-    assert [problem["what"].partition(" ")[0] for problem in problems] == ["no-such-package-here", "numpy"]
-    assert all("pip install -r" in problem["fix"] for problem in problems)
-
-
-def test_doctor_reads_a_damaged_model(monkeypatch, tmp_path):
-    from stableanimator_core import weights
-
-    monkeypatch.setitem(weights.BUILT_IN, "mini", tmp_path)
-    problems = []
-    assert doctor.check_models(problems)["mini"]["ok"] is False
-    assert "model mini" in problems[0]["what"]
+    assert all(finding["fix"] in text for finding in result["problems"] + result["notes"])
 
 
 def test_doctor_survives_broken_packages(run, monkeypatch):
     """Whatever a package raises while it is imported, doctor names it and does not say that all is well."""
-    whole = doctor.importlib.import_module
+    whole = preflight.importlib.import_module
 
     def broken(name, *args):
         if name in ("cv2", "diffusers"):
             raise RuntimeError("built for another\nnumpy" if name == "diffusers" else "libGL.so.1: cannot open")
         return whole(name, *args)
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.setattr(preflight.importlib, "import_module", broken)
     result = json.loads(run("doctor", "--json"))
     assert not result["ok"]
     fixes = {problem["what"]: problem["fix"] for problem in result["problems"]}
     assert "libgl1" in fixes["opencv-python cannot be imported (libGL.so.1: cannot open)"]
     assert fixes["diffusers cannot be imported (built for another numpy)"].endswith("--no-deps diffusers")
     assert "everything that is needed is here" not in run("doctor")
-    problems = []
-    doctor.check_imports(problems, torch=False)
-    assert [problem["what"].partition(" ")[0] for problem in problems] == ["opencv-python"]
 
 
 @pytest.mark.parametrize("module", ["torch", "stableanimator_core.weights", "av"])
@@ -210,24 +189,53 @@ def test_doctor_survives_a_module_that_cannot_be_imported(run, monkeypatch, modu
     assert all(problem["what"] and problem["fix"] for problem in result["problems"])
 
 
-def test_doctor_names_clobbering_opencvs(monkeypatch):
-    monkeypatch.setattr(doctor, "_is_installed", lambda name: name.startswith("opencv"))
-    problems = []
-    doctor.check_opencv(problems)
-    assert "installed over one another" in problems[0]["what"]
-    assert "install opencv-contrib-python" in problems[0]["fix"]
+def test_doctor_looks_at_published_weights(run, tmp_path):
+    """Missing weights are notes: the built-in model works without them."""
+    before = json.loads(run("doctor", "--models", tmp_path, "--json"))
+    assert before["weights_folders"] == [str(tmp_path)]
+    assert len(before["weights"]["v1"]["missing"]) == 6
+    [note] = [note for note in before["notes"] if note["what"].startswith("weights faces")]
+    assert f"missing in {tmp_path}: antelopev2/scrfd_10g_bnkps.onnx" in note["what"]
+    assert note["fix"] == f'python -m stableanimator_core weights download faces --models "{tmp_path}"'
+
+    (tmp_path / "antelopev2").mkdir()
+    (tmp_path / "antelopev2" / "scrfd_10g_bnkps.onnx").write_text("<html>404</html>")
+    after = json.loads(run("doctor", "--models", tmp_path, "--json"))
+    assert after["weights"]["faces"]["complete"]
+    assert any("scrfd_10g_bnkps.onnx: no whole .onnx file" in problem["what"] for problem in after["problems"])
+    assert after["ok"] is False
 
 
-def test_doctor_sees_a_gpu_that_torch_does_not(monkeypatch):
-    import torch
+def test_doctor_looks_at_a_job(run, material, tiny_model):
+    job = ["doctor", "--model", tiny_model, "--reference", material / "reference.png"]
+    job += ["--driving", material / "driving.json", "--models", material]
+    good = json.loads(run(*job, "--json"))
+    before = json.loads(run("doctor", "--models", material, "--json"))
+    assert good["problems"] == before["problems"]
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    for build, message in ((None, "is a CPU build"), ("13.0", "driver is too old")):
-        monkeypatch.setattr(torch.version, "cuda", build)
-        problems = []
-        doctor.check_device(problems)
-        assert message in problems[0]["what"]
+    bad = json.loads(run(*job, "--json", "--size", "100x64"))
+    assert {"what": "size 100 x 64: model 'tiny' needs multiples of 32", "fix": "take 96 x 64"} in bad["problems"]
+    assert bad["ok"] is False
+    assert "PROBLEM: size 100 x 64" in run(*job, "--size", "100x64")
+
+
+def test_doctor_names_files_of_a_job_that_cannot_be_read(run, material, tiny_model):
+    (material / "reference.json").unlink()
+    job = ["doctor", "--models", material, "--driving", material / "no.json", "--json"]
+    result = json.loads(run(*job, "--model", tiny_model, "--reference", material / "reference.png"))
+    found = " ".join(problem["what"] for problem in result["problems"])
+    assert "no.json: cannot read the poses" in found
+    assert "no pose of the reference picture" in found
+    result = json.loads(run(*job, "--model", "v3", "--reference", material / "no.png"))
+    found = {problem["what"]: problem["fix"] for problem in result["problems"]}
+    assert any("unknown model 'v3'" in what for what in found)
+    assert any("no.png does not exist" in what for what in found)
+
+
+def test_doctor_says_what_v1_lacks(run, tmp_path):
+    result = json.loads(run("doctor", "--models", tmp_path, "--model", "v1", "--json"))
+    assert any("Animation/unet.pth" in problem["what"] for problem in result["problems"])
+    assert not result["ok"]
 
 
 def test_json_has_no_nan():

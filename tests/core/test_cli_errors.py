@@ -254,7 +254,7 @@ def fail_with(monkeypatch, error: BaseException):
     def raise_it(*_):
         raise error
 
-    monkeypatch.setattr(cli.doctor, "check_device", raise_it)
+    monkeypatch.setattr(cli.doctor, "check_installation", raise_it)
 
 
 def test_fault_of_ours_names_its_log(capsys, monkeypatch, tmp_path):
