@@ -15,13 +15,14 @@ from torch import nn
 
 from stableanimator_core import hjb, pipeline
 from stableanimator_core.conditioning import resize_picture
+from stableanimator_core.errors import InputError
 from stableanimator_core.face import FaceBoxes, csim
 from stableanimator_core.hjb import HJBConfig, make_face_refiner
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face, from_uint8, sample, to_uint8
 from stableanimator_core.sampling import init_noise
-from stableanimator_core.weights import load_models
+from stableanimator_core.weights import V1_CONFIG, load_models
 
 PACKAGE = Path(__file__).parents[2] / "stableanimator_core"
 OFF = HJBConfig(iterations=0)
@@ -122,6 +123,17 @@ def test_start_noise_never_repeats(models, driving, picture, monkeypatch):
     assert len(frames) == driving.frames
     alike = torch.corrcoef(frames) - torch.eye(len(frames))
     assert alike.abs().max() < 0.3, "independent in every frame"
+
+
+def test_sizes_of_v1_are_those_that_its_unet_takes():
+    """23: multiples of 8 passed the check, of which the UNet cannot halve most often enough."""
+    halvings = len(V1_CONFIG.parts["unet"]["block_out_channels"]) - 1
+    cell = 2 ** (len(V1_CONFIG.parts["vae"]["block_out_channels"]) - 1)
+    assert V1_CONFIG.size_multiple == cell * 2**halvings
+    for width, height in V1_CONFIG.trained_sizes:
+        SamplingConfig.for_model(V1_CONFIG, width=width, height=height)
+    with pytest.raises(InputError, match="size 520 x 1000: model 'v1' needs multiples of 64; take 512 x 1024"):
+        SamplingConfig.for_model(V1_CONFIG, width=520, height=1000)
 
 
 def test_pose_features_are_made_once_for_a_clip(models, driving, picture):
