@@ -1,49 +1,71 @@
-"""`animate`: the main job, from a picture and pose files to a video."""
+"""`animate`: the main job, from a picture and a driving video or pose file to a video."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FaceError, InputError, PoseError
-from .arguments import SEED, add_json, frame_rate, guidance, positive, size, step_range, whole
+from ..errors import InputError
+from .arguments import (
+    ALIGN_METHODS,
+    SEED,
+    add_json,
+    add_places,
+    align_method,
+    frame_rate,
+    guidance,
+    places_of,
+    positive,
+    size,
+    step_range,
+    whole,
+)
+from .material import PoseFinder, add_driving_options, check_material, read_driving, read_reference_pose
 from .report import Report, rounded, sparkline
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..face import FaceDetector
     from ..hjb import HJBConfig
-    from ..keypoints import Poses
     from ..pipeline import Animation, Hooks, StableAnimator
+    from ..weights import Places
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def register(commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("animate", help="one picture and a driving motion become a video")
-    parser.add_argument("--reference", required=True, type=Path, metavar="IMAGE", help="picture of the person")
-    parser.add_argument(
-        "--driving", required=True, type=Path, metavar="POSES.json", help="the motion: POSE_KEYPOINT frames as JSON"
-    )
-    parser.add_argument(
-        "--reference-poses",
-        type=Path,
-        metavar="POSES.json",
-        help="pose of the picture; default: IMAGE's name with .json or _pose.json",
-    )
+    add_driving_options(parser)
     parser.add_argument("--out", required=True, type=Path, help="NAME.mp4 .webm .gif .webp, or .png for a folder")
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
-    parser.add_argument("--fps", type=frame_rate, help="of the video; default: the model's")
+    parser.add_argument("--fps", type=frame_rate, help="of the result; default: the driving video's, else the model's")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
-    parser.add_argument("--align", default="svd", metavar="METHOD", help="svd (default) or none")
+    parser.add_argument("--align", default="svd", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     add_json(parser)
     parser.set_defaults(run=animate_command)
 
 
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it is and how it runs: what load_animator reads."""
+    parser.add_argument(
+        "--model", default="mini", help="mini (default, ships here), v1 (the published weights) or a model folder"
+    )
+    add_places(parser)
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", *DTYPES],
+        help="of the weights; auto (default): fp16 for large models on CUDA, else fp32",
+    )  # fmt: skip
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model understands."""
-    parser.add_argument("--model", default="mini", help="mini (default, ships here) or a model folder")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add_weights_options(parser)
     parser.add_argument("--steps", type=whole(1), help="denoising steps; default: the model's")
     parser.add_argument("--seed", default=0, type=SEED)
     parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step, 0: off")
@@ -51,21 +73,28 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def animate_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate a picture and write the video."""
+    from ..pipeline import SamplingConfig
     from ..video import check_output, read_image, write_video
 
     check_output(args.out)
-    reference = read_image(args.reference)
-    driving = read_driving(args.driving, args.frames)
-    reference_pose = read_reference_pose(args.reference, args.reference_poses)
+    picture = read_image(args.reference)
+    places = places_of(args)
+    finder = PoseFinder(places, args.device, report)
+    check_material(args, finder)
     animator, device = load_animator(args)
     hjb = hjb_settings(animator, args)
     width, height = args.size or (None, None)
+    SamplingConfig.for_model(animator.models.config, width=width, height=height)  # refuses before the long work
+    face_detector = load_face_detector(animator, places, args.device)
+    driving = read_driving(args, finder)
+    reference_pose = read_reference_pose(args, picture, finder)
     result = animator.animate(
-        reference,
-        driving,
-        reference_pose,
+        picture,
+        driving.poses,
+        reference_pose.poses,
         align_method=args.align,
         hjb=hjb,
+        face_detector=face_detector,
         hooks=progress_hooks(report),
         width=width,
         height=height,
@@ -73,11 +102,12 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         guidance=args.guidance,
         seed=args.seed,
     )
-    fps = args.fps or animator.models.config.fps
+    fps = args.fps or driving.fps or animator.models.config.fps
     written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]
-    for note in result.notes:
+    notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *result.notes)))
+    for note in notes:
         report.note(f"note: {note}")
     report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
     return {
@@ -90,55 +120,32 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         "seed": args.seed,
         "seconds": round(result.seconds, 2),
         **identity_of(result),
-        "notes": result.notes,
+        "notes": notes,
     }
-
-
-def read_driving(path: Path, frames: int | None = None) -> "Poses":
-    """The driving motion from a JSON file, all of it or its first frames. Raises InputError."""
-    from ..keypoints import Poses
-
-    if not path.is_file():
-        raise PoseError(f"{path} does not exist; check --driving")
-    if path.suffix.lower() != ".json":
-        raise PoseError(
-            f"{path}: finding poses in a video is not in this version; extract them in ComfyUI (any DWPose or OpenPose "
-            "node), save POSE_KEYPOINT as JSON and give that file"
-        )
-    poses = Poses.load(path)
-    if frames is not None and frames > poses.frames:
-        raise PoseError(f"--frames {frames}: {path} has {poses.frames} frames")
-    poses = poses.slice(0, frames)
-    if not poses.visible().any():
-        raise PoseError(f"{path}: no person in any of its {poses.frames} frames")
-    return poses
-
-
-def read_reference_pose(picture: Path, given: Path | None) -> "Poses":
-    """The pose of the reference picture, from the given file or from one beside the picture. Raises InputError."""
-    from ..keypoints import Poses
-
-    beside = (picture.with_suffix(".json"), picture.with_name(f"{picture.stem}_pose.json"))
-    path = given or next((candidate for candidate in beside if candidate.is_file()), None)
-    if path is None:
-        raise PoseError(
-            f"no pose of the reference picture: give --reference-poses, or put {beside[0].name} or {beside[1].name} "
-            "beside it (finding it in the picture is not in this version)"
-        )
-    if not path.is_file():
-        raise PoseError(f"{path} does not exist; check --reference-poses")
-    poses = Poses.load(path)
-    if not poses.visible()[:1].any():
-        raise FaceError(f"{path}: no person in its first frame, which should be the pose of {picture.name}")
-    return poses
 
 
 def load_animator(args: argparse.Namespace) -> tuple["StableAnimator", str]:
     """The model of --model on --device, and the device's name. Raises InputError."""
     from ..pipeline import StableAnimator
 
-    animator = StableAnimator.load(args.model, device=args.device)
+    animator = StableAnimator.load(args.model, device=args.device, dtype=dtype_of(args), places=places_of(args))
     return animator, str(animator.models.device)
+
+
+def dtype_of(args: argparse.Namespace) -> "torch.dtype | None":
+    """The type of --dtype; None for auto, which the pipeline decides."""
+    import torch
+
+    return None if args.dtype == "auto" else getattr(torch, DTYPES[args.dtype])
+
+
+def load_face_detector(animator: "StableAnimator", places: "Places", device: str) -> "FaceDetector | None":
+    """For models that take aligned faces, when its file is there; without it the pose's face points serve."""
+    from ..face import FaceDetector
+
+    if animator.models.config.face_crop != "arcface" or places.find("face_detector") is None:
+        return None
+    return FaceDetector.load(places, device)
 
 
 def hjb_settings(animator: "StableAnimator", args: argparse.Namespace) -> "HJBConfig":

@@ -27,6 +27,7 @@ def whole(low: int, high: int | None = None):
 
 SEED = whole(0, 2**63 - 1)
 FRAME_RATES = (0.1, 240.0)  # frames per second
+ALIGN_METHODS = "svd (default), v1 (the published rule, to compare with) or none"  # alignment.METHODS, without torch
 
 
 def number(low: float):
@@ -81,6 +82,15 @@ def guidance(text: str) -> tuple[float, float]:
     """An argparse type: one guidance scale for all frames, or FIRST:LAST frame."""
     first, _, last = text.partition(":")
     return number(1)(first), number(1)(last or first)
+
+
+def align_method(text: str) -> str:
+    """An argparse type: one of alignment.METHODS."""
+    from ..alignment import METHODS  # here: it needs torch, which `doctor` and --help may lack
+
+    if text not in METHODS:
+        raise argparse.ArgumentTypeError(f"alignment '{text}' is unknown; use {' or '.join(METHODS)}")
+    return text
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

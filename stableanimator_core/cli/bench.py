@@ -3,16 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .animate import add_model_options, hjb_settings
-from .arguments import add_json, add_places, places_of, size, step_range, whole
+from .animate import DTYPES, add_model_options, dtype_of, hjb_settings
+from .arguments import add_json, places_of, size, step_range, whole
 from .report import Report
 
 if TYPE_CHECKING:
     import torch
 
     from ..weights import Models
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 ROWS = (  # what is shown to people: title, key
     ("UNet, one window, one branch", "unet_forward_s"),
@@ -28,8 +26,6 @@ def register(commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="measure speed and memory on a drawn performer")
     add_model_options(parser)
-    add_places(parser)
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; default: as in animate")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of the clip (16)")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
@@ -78,12 +74,10 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
 
 def load_models(args: argparse.Namespace) -> "Models":
     """The networks of --model, with its weights or with random ones. Raises InputError."""
-    import torch
-
     from ..pipeline import StableAnimator, pick_device, pick_dtype
     from ..weights import V1_CONFIG, find_model, random_models, read_config
 
-    dtype = getattr(torch, DTYPES[args.dtype]) if args.dtype else None
+    dtype = dtype_of(args)
     if not args.random_weights:
         return StableAnimator.load(args.model, device=args.device, dtype=dtype, places=places_of(args)).models
     device = pick_device(args.device)

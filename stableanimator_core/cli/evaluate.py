@@ -2,7 +2,7 @@
 
 import argparse
 
-from .animate import hjb_settings, load_animator
+from .animate import add_weights_options, hjb_settings, load_animator
 from .arguments import add_json, positive, step_range, whole
 from .report import Report
 
@@ -27,8 +27,7 @@ def register(commands) -> None:
     group = commands.add_parser("evaluate", help="measure models")
     subjects = group.add_subparsers(metavar="SUBJECT", required=True)
     parser = subjects.add_parser("animation", help="identity and error on rendered performers with known truth")
-    parser.add_argument("--model", default="mini", help="mini (default, ships here) or a model folder")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add_weights_options(parser)
     parser.add_argument("--clips", default=8, type=whole(2, MOST_CLIPS), metavar="N", help="each a new person (8)")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of every clip (16)")
     parser.add_argument("--seed", default=0, type=SEED, help="which performers")

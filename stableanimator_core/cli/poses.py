@@ -1,22 +1,43 @@
-"""`poses align` and `poses draw`: what the pipeline does to keypoints, step by step."""
+"""`poses extract`, `poses align` and `poses draw`: what the pipeline does to keypoints, step by step."""
 
 import argparse
 from pathlib import Path
 
-from .arguments import add_json, existing_folder, frame_rate, number, size, whole
+from .arguments import (
+    ALIGN_METHODS,
+    add_json,
+    add_places,
+    align_method,
+    existing_folder,
+    frame_rate,
+    number,
+    places_of,
+    size,
+    whole,
+)
+from .material import PoseFinder, add_extraction_options
 from .report import Report, rounded
 
 
 def register(commands) -> None:
     """Add the commands to the parser."""
-    group = commands.add_parser("poses", help="align and draw pose files (POSE_KEYPOINT JSON)")
+    group = commands.add_parser("poses", help="find, align and draw poses (POSE_KEYPOINT JSON)")
     actions = group.add_subparsers(metavar="ACTION", required=True)
+
+    parser = actions.add_parser("extract", help="find the poses of people in a video or picture with DWPose")
+    parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="video, picture or folder of them")
+    parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
+    add_extraction_options(parser)
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    add_places(parser)
+    add_json(parser)
+    parser.set_defaults(run=extract_command)
 
     parser = actions.add_parser("align", help="fit a driving motion to the body in the reference picture")
     parser.add_argument("--driving", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--reference", required=True, type=Path, metavar="POSES.json", help="pose of the picture")
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
-    parser.add_argument("--method", default="svd", help="svd (default) or none")
+    parser.add_argument("--method", default="svd", type=align_method, help=ALIGN_METHODS)
     parser.add_argument("--per-frame", action="store_true", help="fit every frame by itself instead of the whole clip")
     parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
     add_json(parser)
@@ -33,6 +54,42 @@ def register(commands) -> None:
     )
     add_json(parser)
     parser.set_defaults(run=draw_command)
+
+
+def extract_command(args: argparse.Namespace, report: Report) -> dict:
+    """Find the poses in a video and save them."""
+    existing_folder(args.out)
+    finder = PoseFinder(places_of(args), args.device, report)
+    finder.check("find them in ComfyUI with any DWPose or OpenPose node and save POSE_KEYPOINT as JSON")
+    poses, fps, notes = finder.in_video(
+        args.video,
+        fps=args.fps,
+        start=args.start,
+        frames=args.frames,
+        longest=args.longest,
+        person=args.person,
+        everyone=args.everyone,
+        min_person_score=args.min_person_score,
+        min_score=args.min_score,
+        fill_gap=args.fill_gap,
+        smooth=args.smooth,
+    )
+    poses.save(args.out)
+    for note in notes:
+        report.note(f"note: {note}")
+    people = "1 person" if poses.people == 1 else f"{poses.people} people"
+    report.line(
+        f"{poses.frames} frames of {poses.width}x{poses.height} at {float(fps):g} a second, {people}: {args.out}"
+    )
+    return {
+        "out": args.out,
+        "frames": poses.frames,
+        "people": poses.people,
+        "size": [poses.width, poses.height],
+        "fps": float(fps),
+        "frames_with_anybody": int(poses.visible().any(axis=(1, 2)).sum()),
+        "notes": notes,
+    }
 
 
 def align_command(args: argparse.Namespace, report: Report) -> dict:

@@ -90,6 +90,13 @@ def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
     assert demo.prepare_folder(demo.DEFAULT_OUT).is_dir()
 
 
+def test_methods_are_all_named():
+    from stableanimator_core.alignment import METHODS
+    from stableanimator_core.cli.arguments import ALIGN_METHODS
+
+    assert all(method in ALIGN_METHODS for method in METHODS)
+
+
 def test_poses_align(run, material):
     argv = ["poses", "align", "--driving", material / "driving.json", "--reference", material / "reference.json"]
     result = json.loads(run(*argv, "--out", material / "aligned.json", "--json"))

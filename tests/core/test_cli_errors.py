@@ -84,8 +84,13 @@ def test_usage(refused, argv, message):
         ("size", "0x64", "0x64 is not a size"),
         ("size", "100x64", "size 100 x 64: model 'tiny' needs multiples of 32; take 96 x 64"),
         ("device", "warp", "device 'warp' can't be used"),
-        ("align", "v1", "v1"),
-        ("align", "magic", "magic"),
+        ("align", "magic", "alignment 'magic' is unknown; use svd or v1 or none"),
+        ("dtype", "fp8", "invalid choice: 'fp8'"),
+        ("person", "-1", "-1 is not a whole number of 0 or more"),
+        ("person", "4", "driving.json: person 4 asked for, the poses hold 1; count from 0"),
+        ("reference_person", "1", "reference.json: person 1 asked for, the poses hold 1; count from 0"),
+        ("driving_fps", "12", "--driving-fps is for videos, and"),
+        ("driving_fps", "0", "0 is not a frame rate from 0.1 to 240"),
         ("model", "no-such-model", "unknown model 'no-such-model'"),
         ("frames", "9", "driving.json has 3 frames"),
     ],
@@ -108,10 +113,25 @@ def test_reference_is_no_picture(animate, material):
     assert "text.png is not a picture" in animate(reference="text.png")
 
 
-def test_reference_without_pose(animate, material):
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch) -> Path:
+    """A models folder with nothing in it, where everything looks."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("STABLEANIMATOR_MODELS", str(folder))
+    return folder
+
+
+def assert_names_dwpose(line: str, folder: Path) -> None:
+    for part in (folder, "DWPose/yolox_l.onnx", "DWPose/dw-ll_ucoco_384.onnx", "weights download poses"):
+        assert str(part) in line
+
+
+def test_reference_without_pose_and_without_dwpose(animate, material, no_weights):
     (material / "reference.json").unlink()
     line = animate()
-    assert "give --reference-poses, or put reference.json or reference_pose.json beside it" in line
+    assert_names_dwpose(line, no_weights)
+    assert "give --reference-poses POSES.json, or put reference.json or reference_pose.json beside the picture" in line
 
 
 def test_reference_pose_beside_the_picture_is_found(animate, material):
@@ -133,11 +153,29 @@ def test_driving_is_missing(animate):
     assert "nothing.json does not exist; check --driving" in animate(driving="nothing.json")
 
 
-def test_driving_video_is_not_in_this_version(animate, material):
+def test_driving_video_without_dwpose(animate, material, no_weights):
     video.write_video(material / "dance.mp4", np.zeros((2, 16, 16, 3), np.uint8), 7)
-    line = animate(driving="dance.mp4")
-    assert "finding poses in a video is not in this version" in line
-    assert "POSE_KEYPOINT" in line
+    line = animate(driving="dance.mp4", model="no-such-model")  # named before any model is loaded
+    assert_names_dwpose(line, no_weights)
+    assert "or give --driving POSES.json" in line
+
+
+def test_missing_published_weights(animate, no_weights):
+    line = animate(model="v1")
+    assert "Animation/unet.pth" in line
+    assert "weights download v1" in line
+
+
+def test_poses_extract(refused, material, no_weights, tmp_path):
+    clip = video.write_video(material / "dance.mp4", np.zeros((2, 16, 16, 3), np.uint8), 7)
+    here = ("poses", "extract", "--video", clip, "--out")
+    line = refused(*here, material / "a.json", "--models", tmp_path)
+    assert_names_dwpose(line, tmp_path)
+    assert f'--models "{tmp_path}"' in line
+    assert "save POSE_KEYPOINT as JSON" in line
+    assert "does not exist; create it" in refused(*here, material / "no" / "a.json")
+    assert "-1 is not a whole number of 0 or more" in refused(*here, "a.json", "--fill-gap", "-1")
+    assert "1 is not a whole number of 64 or more" in refused(*here, "a.json", "--longest", "1")
 
 
 @pytest.mark.parametrize(
