@@ -188,6 +188,15 @@ def test_a_dog_is_nobody(detector):
     assert detector.detect([frame]) == [[]]
 
 
+def test_frames_may_be_views_that_nobody_may_write(detector):
+    frame, (joints,) = frame_with((20, 30, 200, 330))
+    mirrored = frame[:, ::-1].copy()
+    view = mirrored[:, ::-1]
+    view.flags.writeable = False
+    ((person,),) = detector.detect([view])
+    check_person(person, joints, tolerance=3)
+
+
 def test_swapped_channels_are_told_apart(detector):
     """The world is only seen in RGB: this fails when frames are passed on in another order."""
     frame, _ = frame_with((20, 30, 200, 330))
@@ -259,6 +268,7 @@ def test_a_box_beyond_the_frame_is_kept_whole(networks):
         (400, 10, 500, 100),
         (10, 321, 100, 400),
         (50, 50, np.inf, 90),
+        (-3e39, 50, 3e39, 90),
         (50, 50, np.nan, 90),
     ],
 )
