@@ -398,13 +398,18 @@ def test_aligned_faces_from_end_to_end(aligned_animator, large_reference, drivin
 
 
 def test_the_reference_as_video_scores_one_when_aligned(aligned_animator, large_reference):
-    picture, pose = large_reference
+    pose = large_reference[1]
+    pose.body[0, 0, [14, 15]] += [(-2, -8), (2, 8)]  # the head leans
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     with torch.no_grad():
         face = find_face(aligned_animator.models, picture, pose)
         faces = face_boxes(pose, scale=1.5, crop="arcface")
         for models in (aligned_animator.models, replace(aligned_animator.models, face_judge=None)):
-            name, csim = StableAnimator(models).judge_identity(from_uint8(picture)[None], faces, picture, face)
-            assert csim.tolist() == [pytest.approx(1)]
+            judge = StableAnimator(models).judge_identity
+            name, csim = judge(from_uint8(picture)[None], faces, picture, face)
+            assert csim.tolist() == [pytest.approx(1, abs=1e-6)]
+            upright = judge(from_uint8(picture)[None], faces._replace(templates=None), picture, face)[1]
+            assert upright.item() < 1 - 1e-5, "the crop matters"
     assert name == "embedder"
 
 
