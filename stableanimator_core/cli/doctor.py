@@ -24,12 +24,12 @@ def register(commands) -> None:
     job.add_argument(
         "--reference-poses", type=Path, metavar="POSES.json", help="default: IMAGE's name with .json or _pose.json"
     )
-    job.add_argument("--driving", type=Path, metavar="POSES.json", help="the motion")
+    job.add_argument("--driving", type=Path, metavar="VIDEO|POSES.json", help="the motion")
     job.add_argument("--model", help="mini (default), v1 or a model folder")
     job.add_argument("--size", type=size, metavar="WxH")
     add_places(parser)
     add_json(parser)
-    parser.set_defaults(run=doctor_command)
+    parser.set_defaults(run=doctor_command, frames=None, person=None, reference_person=0)
 
 
 def doctor_command(args: argparse.Namespace, report: Report) -> dict:
@@ -38,7 +38,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     places = _places(args)
     installation = check_installation(places)
     asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
-    job = examine_job(args, places) if asked else []
+    job = examine_job(args, places, report) if asked else []
     findings = (*installation.findings, *job)
     named = {
         f"{level}s": [{"what": finding.what, "fix": finding.fix} for finding in findings if finding.level == level]
@@ -59,7 +59,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     return result
 
 
-def examine_job(args: argparse.Namespace, places: "Places | None") -> list[Finding]:
+def examine_job(args: argparse.Namespace, places: "Places | None", report: Report) -> list[Finding]:
     """What would spoil the job that the options describe; a file that cannot be read is a problem of its own."""
     findings: list[Finding] = []
 
@@ -72,25 +72,33 @@ def examine_job(args: argparse.Namespace, places: "Places | None") -> list[Findi
 
     try:
         from ..face import FaceDetector
-        from ..keypoints import Poses
         from ..pipeline import _config_of as config_of
         from ..preflight import check_job
         from ..video import read_image
-        from .animate import read_reference_pose
+        from ..weights import Places
+        from .material import PoseFinder, is_pose_file, read_driving, read_reference_pose
     except Exception as error:  # a broken package raises anything; check_installation has named it
         return [Finding("problem", f"the job cannot be examined ({error})", "first mend what is named above")]
+    places = places or Places.default()
     config = attempt(lambda: config_of(args.model or "mini"))
     reference = attempt(lambda: read_image(args.reference)) if args.reference else None
-    driving = attempt(lambda: Poses.load(args.driving)) if args.driving else None
-    pose, detector = None, None
-    if config is None or (args.reference and reference is None):
+    pose, driving, detector = None, None, None
+    finder = PoseFinder(places, "auto", report)
+    if reference is not None:
+        pose = attempt(lambda: read_reference_pose(args, reference, finder).poses)
+    if args.driving and is_pose_file(args.driving):
+        driving = attempt(lambda: read_driving(args, finder).poses)
+    elif args.driving and not args.driving.exists():
+        findings.append(Finding("problem", f"{args.driving} does not exist", "check --driving"))
+    elif args.driving:
+        attempt(lambda: finder.check("give --driving POSES.json"))
+        what = f"{args.driving}: a video is not examined until its poses are found"
+        fix = f'python -m stableanimator_core poses extract --video "{args.driving}" --out driving.json'
+        findings.append(Finding("note", what, fix))
+    if config is None:
         return findings
-    if places and config.face_crop == "arcface" and places.find("face_detector"):
+    if reference is not None and config.face_crop == "arcface" and places.find("face_detector"):
         detector = attempt(lambda: FaceDetector.load(places))
-    if args.reference_poses:
-        pose = attempt(lambda: Poses.load(args.reference_poses))
-    elif args.reference:
-        pose = attempt(lambda: read_reference_pose(args.reference, None))
     given = {"reference": reference, "reference_pose": pose, "driving": driving, "size": args.size}
     return findings + check_job(config, **given, detector=detector, places=places)
 

@@ -228,15 +228,27 @@ def test_doctor_looks_at_a_job(run, material, tiny_model):
 
 def test_doctor_names_files_of_a_job_that_cannot_be_read(run, material, tiny_model):
     (material / "reference.json").unlink()
-    job = ["doctor", "--models", material, "--driving", material / "no.json", "--json"]
-    result = json.loads(run(*job, "--model", tiny_model, "--reference", material / "reference.png"))
+    job = ["doctor", "--models", material, "--json"]
+    result = json.loads(
+        run(*job, "--model", tiny_model, "--reference", material / "reference.png", "--driving", material / "no.json")
+    )
     found = " ".join(problem["what"] for problem in result["problems"])
     assert "no.json: cannot read the poses" in found
-    assert "no pose of the reference picture" in found
-    result = json.loads(run(*job, "--model", "v3", "--reference", material / "no.png"))
-    found = {problem["what"]: problem["fix"] for problem in result["problems"]}
-    assert any("unknown model 'v3'" in what for what in found)
-    assert any("no.png does not exist" in what for what in found)
+    assert f"missing in {material}: DWPose/yolox_l.onnx" in found  # what would find the picture's pose
+    result = json.loads(
+        run(*job, "--model", "v3", "--reference", material / "no.png", "--driving", material / "no.mp4")
+    )
+    found = " ".join(problem["what"] for problem in result["problems"])
+    for message in ("unknown model 'v3'", "no.png does not exist", "no.mp4 does not exist"):
+        assert message in found
+
+
+def test_doctor_does_not_examine_a_video(run, material):
+    (material / "dance.mp4").write_bytes(b"video")
+    result = json.loads(run("doctor", "--models", material, "--driving", material / "dance.mp4", "--json"))
+    assert any("finding poses needs DWPose" in problem["what"] for problem in result["problems"])
+    [note] = [note for note in result["notes"] if "is not examined until" in note["what"]]
+    assert "poses extract --video" in note["fix"]
 
 
 def test_doctor_says_what_v1_lacks(run, tmp_path):
