@@ -65,7 +65,7 @@ def open_session(path: Path, device: str = "auto") -> Session:
     Raises WeightsError for a missing or damaged file, InputError without onnxruntime or for an unknown device.
     A session that could not be opened on the GPU runs on the CPU and says why in its note.
     """
-    gpu = _gpu_index(device)
+    wanted = _gpu_index(device)
     try:
         import onnxruntime
     except ImportError as error:
@@ -74,15 +74,19 @@ def open_session(path: Path, device: str = "auto") -> Session:
             "pip install onnxruntime-gpu (NVIDIA GPU) or pip install onnxruntime (all others)"
         ) from error
     _check_file(path)
-    if gpu is None:
+    if wanted is None:
         return _session(path, _runner(onnxruntime, path, [CPU]), None)
+    if not _nvidia_gpu():
+        note = f"device {device}: torch sees no NVIDIA GPU, so people and faces are found on the CPU; "
+        fix = "install NVIDIA's driver and torch for CUDA, or choose device cpu"
+        return _session(path, _runner(onnxruntime, path, [CPU]), note + fix)
     if CUDA not in onnxruntime.get_available_providers():
         note = f"onnxruntime {onnxruntime.__version__} is the CPU build, so people and faces are found on the CPU; "
         return _session(path, _runner(onnxruntime, path, [CPU]), note + INSTALL_GPU_BUILD)
 
     # Without these onnxruntime searches cuDNN's kernels anew, for seconds, at every new batch size, and grows its
     # memory by doubling, which ComfyUI can't see.
-    options = {"device_id": gpu, "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    options = {"device_id": wanted, "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
     complaint = _load_cuda_libraries(onnxruntime)
     try:
         runner = _runner(onnxruntime, path, [(CUDA, options), CPU])
@@ -97,12 +101,17 @@ def open_session(path: Path, device: str = "auto") -> Session:
 def _gpu_index(device: str) -> int | None:
     """Which GPU to try; None is the CPU."""
     if device == "auto":
-        return 0 if torch.cuda.is_available() and torch.version.cuda else None
+        return 0 if _nvidia_gpu() else None
     try:
         parsed = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"unknown device '{device}'; use auto, cpu, cuda or cuda:<number>") from error
     return (parsed.index or 0) if parsed.type == "cuda" else None
+
+
+def _nvidia_gpu() -> bool:
+    # AMD's GPUs are "cuda" to torch, too, but not to onnxruntime.
+    return torch.cuda.is_available() and torch.version.cuda is not None
 
 
 def _check_file(path: Path) -> None:
@@ -142,16 +151,16 @@ def _load_cuda_libraries(onnxruntime: Any) -> str:
 
 def _fallback_note(onnxruntime: Any, complaint: str) -> str:
     built_for = getattr(onnxruntime, "cuda_version", "") or "another CUDA"
-    reason = f" ({_one_line(complaint)})" if complaint.strip() else ""
+    reason = f" ({_one_line(complaint)})" if complaint.strip() else " (the console has its message)"
     return (
         f"onnxruntime could not use the GPU, so people and faces are found on the CPU{reason}: onnxruntime "
-        f"{onnxruntime.__version__} is built for CUDA {built_for}, torch brings {torch.version.cuda or 'none'}; "
+        f"{onnxruntime.__version__} is built for CUDA {built_for}, torch brings {torch.version.cuda}; "
         f"{INSTALL_GPU_BUILD}, in a version for torch's CUDA"
     )
 
 
 def _one_line(message: object) -> str:
-    """The first lines of a message of several, in one."""
+    """A message of several lines in one, cut after 300 characters."""
     return " ".join(str(message).split())[:300]
 
 

@@ -86,10 +86,19 @@ def test_the_cpu_build_on_a_gpu_machine_is_noted_with_the_fix(network, device, g
     assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu" in session.note
 
 
-def test_an_amd_gpu_asks_for_nothing(network, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_an_amd_gpu_is_not_tried(network, gpu_build, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert open_session(network)[1:3] == ("CPU", None)
+    assert "device cuda: torch sees no NVIDIA GPU" in open_session(network, "cuda").note
+    assert gpu_build[0] == [[CPU], [CPU]]
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_noted(network, gpu_build, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    session = open_session(network, "cuda:1")
+    assert session.provider == "CPU"
+    assert "device cuda:1: torch sees no NVIDIA GPU" in session.note and "choose device cpu" in session.note
+    assert gpu_build[0] == [[CPU]]
 
 
 @pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
@@ -133,6 +142,10 @@ def test_a_gpu_that_fails_at_work_is_one_line(network, gpu_build, monkeypatch):
 def test_threads_follow_omp_num_threads(network, setting, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert open_session(network, "cpu").runner.get_session_options().intra_op_num_threads == threads
+
+
+def test_onnxruntime_keeps_its_warnings_to_itself(network):
+    assert open_session(network, "cpu").runner.get_session_options().log_severity_level == 4
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
