@@ -248,7 +248,16 @@ def find_face(
     models: Models, reference: np.ndarray, reference_pose: Poses | None = None, *,
     detector: FaceDetector | None = None, choose: int | None = None,
 ) -> ReferenceFace:  # fmt: skip
-    """The identity of the reference picture, for the Face Encoder and for HJB.
+    """The identity of the reference picture, for the Face Encoder and for HJB; locate_face says which face it is."""
+    place = locate_face(models.config, reference, reference_pose, detector=detector, choose=choose)
+    return embed_reference(models.face_embedder, from_uint8(reference), place)
+
+
+def locate_face(
+    config: ModelConfig, reference: np.ndarray, reference_pose: Poses | None = None, *,
+    detector: FaceDetector | None = None, choose: int | None = None,
+) -> FaceBoxes:  # fmt: skip
+    """Where the reference's face is in its picture, as a clip of one frame.
 
     reference: [H, W, 3] uint8 RGB. reference_pose: on any canvas; the face is that of its first person, the one that
     alignment and face boxes follow. detector: for models whose embedder takes aligned faces it finds the face, and a
@@ -257,17 +266,14 @@ def find_face(
     Raises FaceError where there is no face to take an identity from: none, too small, in profile, not the pose's.
     """
     height, width = reference.shape[:2]
-    config = models.config
     if detector is not None and config.face_crop == "arcface":
-        place = locate_among(detector.detect(reference), (width, height), reference_pose, choose=choose)
-    elif reference_pose is not None:
-        place = locate_in_pose(
+        return locate_among(detector.detect(reference), (width, height), reference_pose, choose=choose)
+    if reference_pose is not None:
+        return locate_in_pose(
             reference_pose, (width, height), scale=config.face_scale, crop=config.face_crop, choose=choose
         )
-    else:
-        needed = "its pose or a face detector" if config.face_crop == "arcface" else "its pose"
-        raise FaceError(f"reference: model '{config.name}' finds the face through {needed}; give the picture's pose")
-    return embed_reference(models.face_embedder, from_uint8(reference), place)
+    needed = "its pose or a face detector" if config.face_crop == "arcface" else "its pose"
+    raise FaceError(f"reference: model '{config.name}' finds the face through {needed}; give the picture's pose")
 
 
 def model_hjb(config: ModelConfig, steps: int, **given) -> HJBConfig:

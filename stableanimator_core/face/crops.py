@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..errors import FaceError
 from .boxes import FaceBoxes
-from .template import TEMPLATE_SIDE
+from .template import TEMPLATE_SIDE, template_side
+
+MAX_SHRINK = 2  # px of a frame that a bilinear warp may make one of without leaving any out
 
 
 def crop_faces(frames: Tensor, faces: FaceBoxes, size: int, *, antialias: bool = False) -> Tensor:
@@ -16,8 +18,9 @@ def crop_faces(frames: Tensor, faces: FaceBoxes, size: int, *, antialias: bool =
 
     frames: [F, C, H, W] in -1..1. faces: one for every frame (`FaceBoxes.picked`). Returns [F, C, size, size] in the
     frames' dtype; differentiable in frames. Upright boxes are rounded to whole pixels, clamped to the frame and
-    resized; antialias is theirs. Templates are warped as ArcFace's own crops are: no antialiasing, black outside.
-    Raises FaceError when a face lies outside its frame.
+    resized. Templates are warped as ArcFace's own crops are: no antialiasing, black outside. With antialias faces that
+    are large in all frames are shrunk before, to MAX_SHRINK px for one of the crop, so that a huge picture's grain
+    doesn't become the face's. Raises FaceError when a face lies outside its frame.
     """
     height, width = frames.shape[-2:]
     areas = []
@@ -28,12 +31,25 @@ def crop_faces(frames: Tensor, faces: FaceBoxes, size: int, *, antialias: bool =
                 f"face box {[x0, y0, x1, y1]} lies outside the {width}x{height} frame; check the aligned poses"
             )
     if faces.templates is not None:
+        if antialias:
+            frames, faces = _shrunk(frames, faces, size)
         return _warp(frames, faces.templates, size)
     crops = []
     for frame, (x0, y0, x1, y1) in zip(frames, areas):
         crop = frame[None, :, y0:y1, x0:x1]
         crops.append(F.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias))
     return torch.cat(crops)
+
+
+def _shrunk(frames: Tensor, faces: FaceBoxes, size: int) -> tuple[Tensor, FaceBoxes]:
+    """Frames in which the smallest face has at most MAX_SHRINK px for one of its crop, and the faces in them."""
+    factor = MAX_SHRINK * size / max(float(template_side(faces.templates).min()), 1.0)
+    if factor >= 1:
+        return frames, faces
+    height, width = frames.shape[-2:]
+    small = [max(round(side * factor), 1) for side in (height, width)]
+    frames = F.interpolate(frames, size=small, mode="bilinear", align_corners=False, antialias=True)
+    return frames, faces.scaled(small[1] / width, small[0] / height)
 
 
 def _warp(frames: Tensor, templates: Tensor, size: int) -> Tensor:

@@ -127,6 +127,28 @@ def test_a_turned_and_scaled_face_returns_to_the_template(angle, scale):
         assert ((near * u).sum() / near.sum(), (near * v).sum() / near.sum()) == pytest.approx((px, py), abs=0.1)
 
 
+def test_large_faces_are_shrunk_before():
+    """The grain of a huge picture is averaged, not picked from; the face stays in its place."""
+    picture, place = as_frames(wavy_picture()), places(SIMILARITIES["turned"])
+    huge = torch.nn.functional.interpolate(picture, scale_factor=6, mode="bilinear", align_corners=False)
+    grain = 0.4 * torch.randn(huge.shape, generator=torch.Generator().manual_seed(0))
+    expected, large = crop_faces(picture, place, 112), place.scaled(6, 6)
+    picked = crop_faces(huge + grain, large, 112) - expected
+    averaged = crop_faces(huge + grain, large, 112, antialias=True) - expected
+    assert averaged.std() < 0.5 * picked.std()
+    assert averaged.mean().abs() < 0.01
+    torch.testing.assert_close(crop_faces(huge, large, 112, antialias=True), expected, atol=0.05, rtol=0)
+
+
+def test_faces_of_usual_size_are_not_shrunk():
+    """InsightFace's crop, to the last digit, until a pixel of the crop is made of more than two."""
+    picture = as_frames(wavy_picture())
+    for scale, same in ((0.5, True), (1.9, True), (2.2, False)):
+        place = places(similarity(0, scale, 160, 120))
+        plain, shrunk = (crop_faces(picture, place, 112, antialias=antialias) for antialias in (False, True))
+        assert shrunk.equal(plain) is same, scale
+
+
 def test_gradients():
     generator = torch.Generator().manual_seed(0)
     frames = torch.rand(2, 1, 9, 12, generator=generator, dtype=torch.float64).requires_grad_()
