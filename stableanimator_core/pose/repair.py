@@ -123,7 +123,9 @@ def _swapped(one: np.ndarray, other: np.ndarray, both: np.ndarray, length: int, 
 
 
 def _drop_spikes(part: _Part, limit: float) -> None:
-    """Takes out points that are off their way by more than limit px for a frame or two."""
+    """Takes out points that are off their way by more than limit px for a frame or two; nothing at limit 0."""
+    if limit <= 0:
+        return
     for k in range(part.score.shape[1]):
         for length in BRIEF:
             seen = np.flatnonzero(part.score[:, k])
@@ -144,9 +146,10 @@ def _spikes(points: np.ndarray, frames: np.ndarray, length: int, limit: float) -
         off = np.minimum(off, np.linalg.norm(points[first + k] - (1 - share) * start - share * end, axis=1))
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)  # [n - 1]
     jump = np.minimum(steps[first - 1], steps[after - 1])
-    around = np.concatenate([[np.inf], steps, [np.inf]])  # around[i]: the step that leads to sighting i
-    run_up = np.minimum(around[first - 1], around[after + 1])
-    run_up[np.isinf(run_up)] = 0
+    # Of the two steps on each side the longer one: where frames are doubled, every other step is 0.
+    padded = np.concatenate([[0, 0], steps, [0, 0]])  # padded[i + 1] leads to sighting i
+    before, behind = (np.maximum(padded[at], padded[at + 1]) for at in (first - 1, after + 2))
+    run_up = np.where(first < 2, behind, np.where(after > len(steps) - 1, before, np.minimum(before, behind)))
     away = off > limit + np.linalg.norm(end - start, axis=1) / 2
     sudden = (jump > SUDDEN * run_up) & (span <= length + 1 + SPIKE_REACH)
     return np.unique(first[away & sudden][:, None] + np.arange(length))

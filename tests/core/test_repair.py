@@ -106,6 +106,28 @@ def test_one_sudden_gesture_stays():
     assert np.abs(repair_poses(truth).body - truth.body).max() < 0.1 * 90
 
 
+def test_doubled_frames_are_no_spikes():
+    """15 frames a second in a file of 30: every other step is 0, and turning points look sudden."""
+    turn = 2 * np.pi * 2 * np.arange(60) // 2 / 15
+    place = still(60).body[:, 0, R_WRIST] + 60 * np.column_stack([np.sin(turn), np.cos(turn)])
+    truth = changed(still(60), "body", np.s_[:, 0, R_WRIST], place)
+    assert_same(repair_poses(truth, smooth=0), truth)
+
+
+@pytest.mark.parametrize("at", [1, 2, 17, 18])
+def test_spikes_near_the_ends_are_removed(at):
+    broken = changed(still(), "body", np.s_[at, 0, R_WRIST], (5.0, 5.0))
+    assert_same(repair_poses(changed(broken, "body_score", np.s_[at, 0, R_WRIST], 0.9), smooth=0).slice(0, at),
+                still().slice(0, at))  # fmt: skip
+    score = repair_poses(broken, smooth=0, fill_gap=0).body_score[:, 0, R_WRIST]
+    assert np.flatnonzero(score == 0).tolist() == [at]
+
+
+def test_two_spikes_with_a_frame_between():
+    broken = changed(still(), "body", np.s_[8:11:2, 0, R_WRIST], (5.0, 5.0))
+    assert np.abs(repair_poses(broken).body - still().body).max() < 1e-6
+
+
 def test_weak_points_are_dropped():
     poses = still(5)
     for name in ("body", "face", "hands"):
