@@ -6,12 +6,10 @@ from pathlib import Path
 
 import folder_paths
 
-from ..stableanimator_core.weights import BUILT_IN
-from ..stableanimator_core.weights.places import Places
+from ..stableanimator_core.weights import Places
 
 FOLDER_KEY = "stableanimator"
 EXTENSIONS = {".safetensors", ".pth", ".onnx"}
-PUBLISHED = "v1"
 
 
 def register_model_folder() -> None:
@@ -30,12 +28,3 @@ def places() -> Places:
         insightface=tuple(dict.fromkeys(insightface)),
         checkpoints=tuple(Path(path) for path in folder_paths.get_folder_paths("checkpoints")),
     )
-
-
-def list_models() -> dict[str, str | Path]:
-    """Name in the menu -> what the core loads: built-in and published models, then every folder that holds a model."""
-    models: dict[str, str | Path] = {name: name for name in (*BUILT_IN, PUBLISHED)}
-    for root in folder_paths.get_folder_paths(FOLDER_KEY):
-        for config in sorted(Path(root).glob("*/config.json")):
-            models.setdefault(config.parent.name, config.parent)
-    return models

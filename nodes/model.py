@@ -9,10 +9,10 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.weights import find_model, load_models
+from ..stableanimator_core.weights import V1_CONFIG, available_models, find_model, load_models
 from ..stableanimator_core.weights.registry import FACES, FILES, V1
 from .errors import one_line_errors
-from .folders import PUBLISHED, list_models, places
+from .folders import places
 from .patchers import AnimatorModel
 from .progress import fetch
 from .wire import CATEGORY, Model
@@ -27,7 +27,7 @@ class StableAnimatorLoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        models = list(list_models())
+        models = list(available_models(places()))
         return io.Schema(
             node_id="StableAnimatorLoadModel",
             display_name="StableAnimator++ Load Model",
@@ -64,13 +64,14 @@ class StableAnimatorLoadModel(io.ComfyNode):
     @classmethod
     @one_line_errors
     def execute(cls, model: str, dtype: str, download: bool = False) -> io.NodeOutput:
-        found = list_models()
+        found = available_models(places())
         if model not in found or dtype not in DTYPES:
             known = ", ".join(found if model not in found else DTYPES)
             raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
-        if model == PUBLISHED and download:
+        if model == V1_CONFIG.name and download:
             fetch((*V1, *FACES), cls.hidden.unique_id)
-        loaded = load_models(found[model], dtype=DTYPES[dtype] or _auto_dtype(found[model]), places=places())
+        chosen = found[model].model
+        loaded = load_models(chosen, dtype=DTYPES[dtype] or _auto_dtype(chosen), places=places())
         return io.NodeOutput(AnimatorModel.of(loaded))
 
 
@@ -85,7 +86,7 @@ def _published_state() -> str:
 
 def _auto_dtype(model: str | Path) -> torch.dtype:
     """fp32 for a small model, else ComfyUI's choice for this device."""
-    if model != PUBLISHED:
+    if model != V1_CONFIG.name:
         size = sum(file.stat().st_size for file in find_model(model).rglob("*.safetensors"))
         if size < SMALL:
             return torch.float32

@@ -58,6 +58,17 @@ def test_pose_files_that_are_not_there(server):
     assert node == "extract" and "DWPose/yolox_l.onnx" in message and "weights download poses" in message
 
 
+def test_downloads_that_cannot_be_made(server):
+    """With the switch on they are tried; this server is told to stay offline."""
+    nodes = prompt()
+    nodes["extract"] = extract(["image", 0], download=True)
+    nodes["align"]["inputs"]["driving"] = ["extract", 0]
+    node, message = message_of(server, nodes)
+    assert node == "extract" and "HF_HUB_OFFLINE" in message
+    nodes["load"]["inputs"] |= {"model": "v1", "download": True}
+    assert "HF_HUB_OFFLINE" in message_of(server, nodes)[1]
+
+
 def test_unknown_model(server):
     assert "mini" in message_of(server, prompt(model="nothing"))[1]
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from pathlib import Path
 
 from aiohttp import web
 from comfy import model_management
@@ -18,3 +19,20 @@ async def models(request: web.Request) -> web.Response:
     kind = next((m.StableAnimatorNetworks for n, m in sys.modules.items() if n.endswith("nodes.patchers")), None)
     alive = sum(isinstance(thing, kind) for thing in gc.get_objects()) if kind else 0
     return web.json_response({"loaded": loaded, "alive": alive})
+
+
+@PromptServer.instance.routes.post("/probe/shrink_v1")
+async def shrink_v1(request: web.Request) -> web.Response:
+    """Give the published model the networks of a model folder, so that files of that size fit; None undoes it."""
+    folder = (await request.json())["model"]
+    weights = next(m for n, m in sys.modules.items() if n.endswith("stableanimator_core.weights"))
+    if not hasattr(shrink_v1, "own"):
+        shrink_v1.own = dict(vars(weights.V1_CONFIG))
+    changed = shrink_v1.own
+    if folder is not None:
+        small = dict(vars(weights.read_config(Path(folder))))
+        parts = {part: settings for part, settings in small["parts"].items() if part != "face_judge"}
+        changed = {**small, "name": "v1", "face_crop": "arcface", "parts": parts}
+    for name, value in changed.items():
+        object.__setattr__(weights.V1_CONFIG, name, value)
+    return web.json_response({})
