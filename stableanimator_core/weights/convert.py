@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import textwrap
 import zipfile
 from collections.abc import Callable
@@ -130,6 +131,7 @@ def _keep(state: State, copy: Path, origin: dict[str, str]) -> bool:
     part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
     try:
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, part, {"format": "pt", **origin})
+        shutil.copymode(copy.with_name(origin["source"]), part)  # safetensors writes for the owner's eyes alone
         part.replace(copy)
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: names that share one tensor
         log.warning("%s is not kept as %s (%s)", origin["source"], copy, _first_line(error))

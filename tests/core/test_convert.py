@@ -211,6 +211,13 @@ def test_a_pickle_is_read_once(pth, monkeypatch):
     assert_equal(read_weights(copy), STATE)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_copy_can_be_read_by_whom_the_pickle_can_be_read(pth):
+    pth.chmod(0o640)
+    read_weights(pth)
+    assert pth.with_suffix(".safetensors").stat().st_mode == pth.stat().st_mode
+
+
 @pytest.mark.parametrize("ask", [".pth", ".safetensors"])
 def test_a_pickle_of_another_size_is_read_again(pth, monkeypatch, ask):
     read_weights(pth)
