@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -90,10 +90,15 @@ def time_ids(config: ModelConfig) -> Tensor:
 
 
 def resize_picture(picture: Tensor, width: int, height: int) -> Tensor:
-    """Bilinear, antialiased. [B, 3, H, W] -> [B, 3, height, width]."""
+    """Lanczos on 8 bits, as the published pipeline resizes what it encodes. [B, 3, H, W] in -1..1 -> the same, resized.
+
+    picture: of whole colour levels, as pictures are; between them it is rounded.
+    """
     if picture.shape[-2:] == (height, width):
         return picture
-    return F.interpolate(picture, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    levels = ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # [B, H, W, 3]
+    resized = np.stack([Image.fromarray(each).resize((width, height), Image.Resampling.LANCZOS) for each in levels])
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).to(picture) / 127.5 - 1
 
 
 class Cover(NamedTuple):

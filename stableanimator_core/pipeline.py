@@ -30,8 +30,7 @@ from .keypoints import Poses
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
 from .vae import cell_size, decode_latents
-from .weights import V1_CONFIG, ModelConfig, Models, Places, find_model, load_models, read_config
-from .weights.published import is_published
+from .weights import ModelConfig, Models, Places, config_of, load_models
 from .windows import context_windows
 
 ASPECT_TOLERANCE = 0.02  # of width over height
@@ -110,7 +109,7 @@ class StableAnimator:
         Raises WeightsError, or InputError for an unknown device.
         """
         where = pick_device(device)
-        return cls(load_models(model, device=where, dtype=dtype or pick_dtype(_config_of(model), where), places=places))
+        return cls(load_models(model, device=where, dtype=dtype or pick_dtype(config_of(model), where), places=places))
 
     def animate(
         self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "svd",
@@ -308,13 +307,6 @@ def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """float16 for a model of 512 px or more on an NVIDIA GPU, float32 for small models and everywhere else."""
     big = max(config.width, config.height) >= BIG
     return torch.float16 if big and device.type == "cuda" else torch.float32
-
-
-def _config_of(model: str | Path) -> ModelConfig:
-    """The configuration of what load_models will load."""
-    if str(model) == V1_CONFIG.name or is_published(Path(model)):
-        return V1_CONFIG
-    return read_config(find_model(model))
 
 
 def from_uint8(picture: np.ndarray) -> Tensor:

@@ -72,7 +72,7 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
 
     try:
         from ..face import FaceDetector
-        from ..pipeline import _config_of as config_of
+        from ..weights import config_of
         from ..preflight import check_job
         from ..video import read_image
         from ..weights import Places

@@ -20,8 +20,8 @@ from .registry import FILES, V1
 
 __all__ = [
     "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "V1_CONFIG", "ModelConfig", "ModelInfo", "Models", "Places",
-    "available_models", "build_models", "fill_models", "find_model", "load_models", "load_published", "random_models",
-    "read_config", "read_part", "save_models", "save_part",
+    "available_models", "build_models", "config_of", "fill_models", "find_model", "load_models", "load_published",
+    "random_models", "read_config", "read_part", "save_models", "save_part",
 ]  # fmt: skip
 
 
@@ -49,13 +49,21 @@ def load_models(
     places: where published weights are looked for; None takes Places.default().
     Raises WeightsError with the exact file that is missing, damaged or of another model.
     """
-    if str(model) == V1_CONFIG.name or is_published(Path(model)):
+    config = config_of(model)
+    if config is V1_CONFIG:
         places = places or Places.default()
         if str(model) != V1_CONFIG.name:
             places = replace(places, models=(Path(model),))
-        return load_published(V1_CONFIG, places.require(*V1), device=device, dtype=dtype)
+        return load_published(config, places.require(*V1), device=device, dtype=dtype)
     folder = find_model(model)
-    return _load(read_config(folder), lambda part: (read_part(folder, part), folder / part), device, dtype)
+    return _load(config, lambda part: (read_part(folder, part), folder / part), device, dtype)
+
+
+def config_of(model: str | Path) -> ModelConfig:
+    """The configuration of what load_models would load; V1_CONFIG itself for published weights. Raises WeightsError."""
+    if str(model) == V1_CONFIG.name or is_published(Path(model)):
+        return V1_CONFIG
+    return read_config(find_model(model))
 
 
 def load_published(

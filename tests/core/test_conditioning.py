@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
 
 from stableanimator_core.conditioning import (
     build_conditioning,
@@ -20,6 +22,7 @@ from stableanimator_core.conditioning import (
 from stableanimator_core.face import ReferenceFace
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.models.pose_net import PoseNet
+from stableanimator_core.pipeline import from_uint8
 from stableanimator_core.vae import encode_image
 from stableanimator_core.weights import load_models, read_config
 
@@ -142,6 +145,14 @@ def test_a_picture_of_the_right_size_is_not_touched():
     assert resize_picture(picture, 12, 8) is picture
     assert resize_picture(picture, 6, 4).shape == (1, 3, 4, 6)
     assert resize_picture(picture, 6, 4).mean().item() == pytest.approx(picture.mean().item(), abs=0.05)
+
+
+@pytest.mark.parametrize("size", [(48, 40), (40, 96), (200, 160)])
+def test_pictures_are_resized_as_the_published_pipeline_does(size):
+    levels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    expected = VaeImageProcessor().preprocess(Image.fromarray(levels), width=size[0], height=size[1])
+    found = resize_picture(from_uint8(levels)[None], *size)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 # --- crop to the output's aspect ------------------------------------------------------------------------------------
