@@ -72,10 +72,9 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
 
     try:
         from ..face import FaceDetector
-        from ..weights import config_of
         from ..preflight import check_job
         from ..video import read_image
-        from ..weights import Places
+        from ..weights import Places, config_of
         from .material import PoseFinder, is_pose_file, read_driving, read_reference_pose
     except Exception as error:  # a broken package raises anything; check_installation has named it
         return [Finding("problem", f"the job cannot be examined ({error})", "first mend what is named above")]
