@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 
-from stableanimator_core.vae import cell_size, decode_latents, encode_image
+from stableanimator_core.vae import cell_size, decode_chunks, decode_latents, encode_image
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,50 @@ def test_decode_divides_by_the_scaling_factor(vae):
 
 
 @torch.no_grad()
-def test_decode_in_chunks(vae):
+def test_decode_in_chunks_without_overlap(vae):
     latents, progress = torch.randn(5, 4, 4, 4), []
-    frames = decode_latents(vae, latents, chunk=2, on_chunk=lambda *done: progress.append(done))
+    frames = decode_latents(vae, latents, chunk=2, overlap=0, on_chunk=lambda *done: progress.append(done))
     assert progress == [(2, 5), (4, 5), (5, 5)]
     torch.testing.assert_close(frames[2:4], decode_latents(vae, latents[2:4]))
+
+
+@pytest.mark.parametrize("overlap", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 8])
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 16, 17, 40])
+def test_chunks_cover_the_clip_and_share_frames(frames, chunk, overlap):
+    chunks = decode_chunks(frames, chunk, overlap)
+    assert sorted({frame for part in chunks for frame in part}) == list(range(frames))
+    assert {len(part) for part in chunks} == {len(chunks[0])} and len(chunks[0]) <= chunk
+    for before, after in zip(chunks, chunks[1:]):
+        assert before.stop - after.start >= min(overlap, chunk - 1)
+
+
+@torch.no_grad()
+def test_shared_frames_are_crossfaded(vae):
+    latents = torch.randn(6, 4, 4, 4)
+    first, second = decode_chunks(6, 4, 2)
+    assert (list(first), list(second)) == ([0, 1, 2, 3], [2, 3, 4, 5])
+    frames = decode_latents(vae, latents, chunk=4, overlap=2)
+    a, b = decode_latents(vae, latents[:4]), decode_latents(vae, latents[2:])
+    torch.testing.assert_close(frames[:2], a[:2])
+    torch.testing.assert_close(frames[2:4], torch.stack([2 * a[2] + b[0], a[3] + 2 * b[1]]) / 3)
+    torch.testing.assert_close(frames[4:], b[2:])
+
+
+@torch.no_grad()
+def test_overlap_removes_seams(vae):
+    """Between the chunks of a clip that hardly changes, frames jump less with overlap than without."""
+    latents = torch.randn(1, 4, 4, 4) + 0.02 * torch.randn(16, 4, 4, 4).cumsum(0)
+    whole = decode_latents(vae, latents, chunk=16)
+    off = [decode_latents(vae, latents, chunk=4, overlap=overlap) - whole for overlap in (0, 2)]
+    jumps = [(each[1:] - each[:-1]).square().mean((1, 2, 3)).max() for each in off]
+    assert jumps[1] < 0.5 * jumps[0]
+
+
+def test_gradients_pass_through_overlapping_chunks(vae):
+    latents = torch.randn(6, 4, 4, 4, requires_grad=True)
+    decode_latents(vae, latents, chunk=4).sum().backward()
+    assert latents.grad.abs().min() > 0
 
 
 def test_decode_passes_gradients(vae):

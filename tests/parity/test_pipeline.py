@@ -101,7 +101,7 @@ def repeated_noise(recorded, generator: torch.Generator) -> Tensor:
 
 
 def in_unit_range(recorded, latents: Tensor) -> Tensor:
-    frames = decode_latents(recorded.models.vae, latents, chunk=recorded.call["decode_chunk_size"])
+    frames = decode_latents(recorded.models.vae, latents, chunk=recorded.call["decode_chunk_size"], overlap=0)
     return (frames / 2 + 0.5).clamp(0, 1)
 
 
