@@ -155,6 +155,18 @@ def test_verify_names_bad_files(weights, hub, tmp_path):
     assert "delete it and run: python -m stableanimator_core weights download v1" in err
 
 
+def test_a_file_of_ones_own_has_no_record(weights, hub, tmp_path):
+    weights("download", "unet", "--endpoint", hub.endpoint)
+    buffer = io.BytesIO(pickle())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("archive/data/0", b"fine-tuned")
+    (tmp_path / "models/Animation/unet.pth").write_bytes(buffer.getvalue())
+    files = {file["key"]: file for file in json.loads(weights("list", "--json")[1])["files"]}
+    assert files["unet"]["revision"] is None
+    status, out, _ = weights("verify", "unet", "--json")
+    assert (status, json.loads(out)["files"][0]["checksum"]) == (0, "unknown")
+
+
 def test_verify_without_records(weights, tmp_path):
     path = tmp_path / "models/DWPose/yolox_l.onnx"
     path.parent.mkdir(parents=True)

@@ -261,6 +261,16 @@ def test_a_moved_folder_is_found(hub, places):
     assert path.read_bytes() == hub.files["antelopev2/scrfd_10g_bnkps.onnx"]
 
 
+def test_a_moved_folder_whose_file_has_a_common_name(hub, places):
+    data = hub.files.pop(FILES["vae"].remote)
+    hub.files |= {
+        "SVD/unet/diffusion_pytorch_model.safetensors": b"no",
+        "SVD/vae/diffusion_pytorch_model.safetensors": data,
+    }
+    path = download(["vae"], places, endpoint=hub.endpoint).paths["vae"]
+    assert path.read_bytes() == data
+
+
 def test_a_file_that_is_gone(hub, places):
     del hub.files[NET.remote]
     assert f"{REPO} at {COMMIT[:12]} has no {NET.remote}" in fails(hub, places)
