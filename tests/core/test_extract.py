@@ -26,6 +26,11 @@ def test_every_point_arrives_in_its_place():
     assert notes == ()
 
 
+def test_scores_end_at_one():
+    sure = somebody(320, score=1.25)
+    assert extract([[sure._replace(score=0.9)]] * 3, **EXACT).poses.body_score.max() == 1
+
+
 @pytest.mark.parametrize(("frames", "batch", "batches"), [(10, 4, [4, 4, 2]), (3, 8, [3]), (2, 1, [1, 1])])
 def test_frames_are_read_batch_by_batch(frames, batch, batches):
     detector = ScriptedDetector([[somebody(320)]] * frames)

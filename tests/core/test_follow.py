@@ -46,6 +46,30 @@ def test_people_who_cross_keep_their_tracks(speed, hidden, seed):
         assert len(track.frames) >= len(frames) - hidden
 
 
+@pytest.mark.parametrize("hidden", [3, 5, 7])
+def test_people_who_cross_behind_a_pillar_keep_their_tracks(hidden):
+    frames = []
+    for i in range(-12, 13):
+        pair = [somebody(320 + 16 * i), somebody(320 - 16 * i)]
+        frames.append([] if abs(i) <= hidden // 2 else pair)
+    tracks = follow(shuffled(frames), WIDTH, HEIGHT)
+    assert len(tracks) == 2
+    for track in tracks:
+        way = np.diff(centres(track))
+        assert (way > 0).all() or (way < 0).all(), "two people changed tracks"
+
+
+def test_two_people_in_one_place_stay_two():
+    """In the middle frame both have the very same joints."""
+    frames = [[somebody(320 + 8 * i), somebody(320 - 8 * i)] for i in range(-10, 11)]
+    assert [len(track.frames) for track in follow(shuffled(frames), WIDTH, HEIGHT)] == [21, 21]
+
+
+def test_a_stranger_after_two_people_is_a_third():
+    frames = [[somebody(200), somebody(450)]] * 20 + [[]] * 120 + [[somebody(320)]] * 20
+    assert sorted(len(track.frames) for track in follow(frames, WIDTH, HEIGHT)) == [20, 20, 20]
+
+
 def test_somebody_who_leaves_and_comes_back():
     frames = [[somebody(320), somebody(560 + 8 * i, height=200)] for i in range(10)]
     frames += [[somebody(320)] for _ in range(25)]

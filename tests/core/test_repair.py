@@ -106,10 +106,18 @@ def test_one_sudden_gesture_stays():
     assert np.abs(repair_poses(truth).body - truth.body).max() < 0.1 * 90
 
 
+def test_a_quick_move_to_another_place_stays():
+    place = still().body[:, 0, R_WRIST].copy()
+    place[9] += (0.8 * 120, 0)
+    place[10:] += (120, 0)
+    truth = changed(still(), "body", np.s_[:, 0, R_WRIST], place)
+    assert_same(repair_poses(truth, smooth=0), truth)
+
+
 def test_doubled_frames_are_no_spikes():
     """15 frames a second in a file of 30: every other step is 0, and turning points look sudden."""
-    turn = 2 * np.pi * 2 * np.arange(60) // 2 / 15
-    place = still(60).body[:, 0, R_WRIST] + 60 * np.column_stack([np.sin(turn), np.cos(turn)])
+    turn = 2 * np.pi * 2 * (np.arange(60) // 2) / 15
+    place = still(60).body[:, 0, R_WRIST] + 60 * np.cos(turn)[:, None] * (1, 0)
     truth = changed(still(60), "body", np.s_[:, 0, R_WRIST], place)
     assert_same(repair_poses(truth, smooth=0), truth)
 
@@ -213,6 +221,10 @@ def test_nothing_is_made_up():
     np.testing.assert_array_equal(result.body_score, holes.body_score)
     far = changed(holes, "body", np.s_[21:], holes.body[21:] + 50)
     np.testing.assert_array_equal(repair_poses(far, smooth=1).body[:12], result.body[:12])
+    brief = changed(truth, "body_score", np.s_[20:22], 0)
+    far = changed(brief, "body", np.s_[22:], brief.body[22:] + 50)
+    before = [repair_poses(noisy(poses, 1), fill_gap=0, smooth=1).body[:20] for poses in (brief, far)]
+    np.testing.assert_allclose(*before, atol=1e-9)
     assert repair_poses(holes, fill_gap=9).body_score[12:21].all()
     assert not repair_poses(changed(holes, "body_score", np.s_[5:12], 0), fill_gap=0).body_score[5:21].any()
 
@@ -227,7 +239,8 @@ def test_nothing_is_joined_across_a_cut(missing):
     np.testing.assert_array_equal(result.body_score, holes.body_score)
     np.testing.assert_allclose(result.body, holes.body, atol=1e-8)
     closer = truth.body.copy()
-    closer[15:] = (closer[15:] - (70, 240)) * 2
+    closer[:] = still(30).body
+    closer[15:] = (closer[15:] - (WIDTH / 2, HEIGHT / 2)) * 2 + (WIDTH / 2, HEIGHT / 2)
     zoom = replace(truth, body=closer)
     np.testing.assert_allclose(repair_poses(zoom, smooth=1).body, closer, atol=1e-8)
 

@@ -299,6 +299,25 @@ def test_a_broken_tail_gives_what_could_be_decoded(tmp_path):
         assert 0 < len(list(reader)) < 30
 
 
+@pytest.mark.parametrize("good", [0, 1, 3])
+def test_a_fault_in_the_middle_ends_the_clip(tmp_path, monkeypatch, good):
+    video.write_video(tmp_path / "a.mp4", numbered(6), 7)
+    decoded = video._decoded
+
+    def broken(container, stream):
+        for index, frame in enumerate(decoded(container, stream)):
+            if index == good:
+                raise av.error.InvalidDataError(1, "broken\npacket")
+            yield frame
+
+    monkeypatch.setattr(video, "_decoded", broken)
+    if good:
+        assert len(video.read_video(tmp_path / "a.mp4")[0]) == good
+    else:
+        with pytest.raises(VideoError, match="is not a video that can be read .*broken packet"):
+            video.read_video(tmp_path / "a.mp4")
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"fps": 0}, "frames per second is 0, need a number above 0"),
     ({"start": -1}, "start is -1 s, need 0 or more"),
