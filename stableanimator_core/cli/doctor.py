@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,7 +75,7 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
         from ..face import FaceDetector
         from ..preflight import check_job
         from ..video import read_image
-        from ..weights import Places, config_of
+        from ..weights import V1_CONFIG, Places, config_of
         from .material import PoseFinder, is_pose_file, read_driving, read_reference_pose
     except Exception as error:  # a broken package raises anything; check_installation has named it
         return [Finding("problem", f"the job cannot be examined ({error})", "first mend what is named above")]
@@ -96,6 +97,8 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
         findings.append(Finding("note", what, fix))
     if config is None:
         return findings
+    if config is V1_CONFIG and args.model != V1_CONFIG.name:  # a folder laid out like the published weights
+        places = replace(places, models=(Path(args.model),))
     if reference is not None and config.face_crop == "arcface" and places.find("face_detector"):
         detector = attempt(lambda: FaceDetector.load(places))
     given = {"reference": reference, "reference_pose": pose, "driving": driving, "size": args.size}

@@ -255,6 +255,9 @@ def test_doctor_says_what_v1_lacks(run, tmp_path):
     result = json.loads(run("doctor", "--models", tmp_path, "--model", "v1", "--json"))
     assert any("Animation/unet.pth" in problem["what"] for problem in result["problems"])
     assert not result["ok"]
+    (tmp_path / "mine" / "Animation").mkdir(parents=True)
+    result = json.loads(run("doctor", "--models", tmp_path, "--model", tmp_path / "mine", "--json"))
+    assert any(f"missing in {tmp_path / 'mine'}: " in problem["what"] for problem in result["problems"])
 
 
 def test_json_has_no_nan():

@@ -127,7 +127,7 @@ def test_onnxruntime_that_ends_on_the_cpu(monkeypatch):
     """The machine has a GPU; this onnxruntime is the CPU build."""
     import onnxruntime
 
-    monkeypatch.setattr(onnx_session, "_gpu_index", lambda device: 0)
+    monkeypatch.setattr(onnx_session, "_nvidia_gpu", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     finding = only(preflight.check_onnxruntime())
     assert finding.level == "note"
