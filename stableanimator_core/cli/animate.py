@@ -86,8 +86,9 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     width, height = args.size or (None, None)
     SamplingConfig.for_model(animator.models.config, width=width, height=height)  # refuses before the long work
     face_detector = load_face_detector(animator, places, args.device)
-    driving = read_driving(args, finder)
     reference_pose = read_reference_pose(args, picture, finder)
+    driving = read_driving(args, finder)
+    finder.close()
     result = animator.animate(
         picture,
         driving.poses,

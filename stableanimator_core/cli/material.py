@@ -1,6 +1,7 @@
 """What a command works on: motions and the pose of a picture, read from pose files or found by DWPose."""
 
 import argparse
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,11 +29,15 @@ class Motion(NamedTuple):
 
 
 class PoseFinder:
-    """DWPose: loaded when the first picture or video needs it, and kept."""
+    """DWPose: loaded when the first picture or video needs it, and kept until it is closed."""
 
     def __init__(self, places: "Places", device: str, report: Report):
         self.places, self.device, self.report = places, device, report
         self._detector: PoseDetector | None = None
+
+    def close(self) -> None:
+        """Let the networks go: they would hold GPU memory while the animation needs it."""
+        self._detector = None
 
     def check(self, alternative: str) -> None:
         """The files are there. Raises WeightsError, in one line: what is missing, how to get it, what to do instead."""
@@ -43,8 +48,10 @@ class PoseFinder:
         except WeightsError as error:
             raise WeightsError(f"finding poses needs DWPose, {error}; or {alternative}") from None
 
-    def in_video(self, path: Path, *, fps: float | None, start: float, frames: int | None, longest: int, **settings):
-        """The Motion in a video, a picture or a folder of pictures. settings: of extract_poses. Raises InputError."""
+    def in_video(
+        self, path: Path, *, fps: float | None, start: float, frames: int | None, longest: int, **settings
+    ) -> Motion:  # fmt: skip
+        """The motion in a video, a picture or a folder of pictures. settings: of extract_poses. Raises InputError."""
         from ..video import open_video
 
         with open_video(path, fps=fps, start=start, max_frames=frames, longest=longest) as reader:
@@ -57,7 +64,7 @@ class PoseFinder:
         """The pose of somebody in a picture, [H, W, 3] uint8 RGB. Raises PoseError when there is nobody."""
         return self._extract([picture], 1, person=person)
 
-    def _extract(self, frames, count: int | None, **settings) -> "Extraction":
+    def _extract(self, frames: Iterable["np.ndarray"], count: int | None, **settings) -> "Extraction":
         from ..pose import PoseDetector, extract_poses
 
         if self._detector is None:
@@ -113,7 +120,10 @@ def check_material(args: argparse.Namespace, finder: PoseFinder) -> None:
             raise InputError(f"--driving-fps is for videos, and {args.driving} is a pose file; leave it out")
     else:
         finder.check("give --driving POSES.json (POSE_KEYPOINT from any DWPose or OpenPose node)")
-    if reference_pose_file(args.reference, args.reference_poses) is None:
+    pose_file = reference_pose_file(args.reference, args.reference_poses)
+    if pose_file is not None and not pose_file.is_file():
+        raise PoseError(f"{pose_file} does not exist; check --reference-poses")
+    if pose_file is None:
         beside = " or ".join(path.name for path in _beside(args.reference))
         finder.check(f"give --reference-poses POSES.json, or put {beside} beside the picture")
 
@@ -151,8 +161,6 @@ def read_reference_pose(args: argparse.Namespace, picture: "np.ndarray", finder:
         except PoseError as error:
             raise PoseError(f"{args.reference}: {error}") from None
         return Extraction(found.poses, ("the pose of the picture was found by DWPose", *found.notes))
-    if not path.is_file():
-        raise PoseError(f"{path} does not exist; check --reference-poses")
     poses = chosen(Poses.load(path), args.reference_person or None, path)
     if not poses.visible()[:1].any():
         raise FaceError(f"{path}: no person in its first frame, which should be the pose of {args.reference.name}")
