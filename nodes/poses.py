@@ -36,6 +36,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     options=list(METHODS),
                     default="svd",
                     tooltip="svd: one rotation, scale and shift that fits the driving body to the reference body. "
+                    "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
                     "none: only the canvas is fitted; use it when the poses already match.",
                 ),
                 io.Boolean.Input(

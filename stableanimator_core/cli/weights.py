@@ -95,12 +95,13 @@ def describe_file(file: "WeightFile", places: "Places") -> dict:
 
 def download_command(args: argparse.Namespace, report: Report) -> dict:
     """Fetch what is missing of the files that were asked for."""
-    from ..weights.download import download, plan_download
+    from ..weights.download import download, notes_of, plan_download
 
     places = places_of(args)
     asked = {"revision": args.revision, "endpoint": args.endpoint}
     if args.dry_run:
-        items, notes = plan_download(files_named(args.what), places, **asked), ()
+        items = plan_download(files_named(args.what), places, **asked)
+        notes = [note for item in items for note in notes_of(item)]
     else:
 
         def on_progress(file: "WeightFile", done: int, total: int) -> None:

@@ -30,7 +30,7 @@ CUT_DISTANCE, CUT_GROWTH, CUT_JOINTS = 0.6, 1.6, 4
 FILLED = 0.9
 
 # Half widths in frames, less one, of the two smoothing windows at smooth = 1.
-NARROW, WIDE = 4.0, 16.0
+NARROW, WIDE = 3.0, 16.0
 # The narrow window counts where both differ by more than this many standard deviations of the noise.
 TRUSTED_DIFFERENCE = 1.7
 

@@ -42,6 +42,11 @@ class Item(NamedTuple):
     part: Path  # what was fetched so far
 
     @property
+    def aside(self) -> Path:
+        """Where another file of the target's name goes: nothing of the user's is lost."""
+        return self.target.with_name(f"{self.target.name}.before")
+
+    @property
     def remaining(self) -> int:
         """Bytes still to fetch."""
         return 0 if self.there else max(self.size - _size(self.part), 0)
@@ -93,7 +98,7 @@ def download(
     """
     items = plan_download(keys, places, revision=revision, endpoint=endpoint)
     _check_space(items, places.models[0])
-    notes = [note for item in items for note in _notes(item)]
+    notes = [note for item in items for note in notes_of(item)]
     paths = {}
     for item in items:
         if item.there is None:
@@ -162,11 +167,17 @@ def _complete(key: str, target: Path, places: Places, size: int, sha256: str | N
     return target if sha256 is None or (known or file_sha256(target)) == sha256 else None
 
 
-def _notes(item: Item) -> Iterator[str]:
-    if item.there is None and item.target.exists():
-        yield f"{item.target} is not the hub's file (another revision, or damaged) and is replaced"
+def notes_of(item: Item) -> Iterator[str]:
+    """What the user should know before this file is fetched."""
+    if item.there is None and _is_other_file(item.target):
+        yield f"{item.target} is not the hub's file (another revision, your own, or damaged): kept as {item.aside.name}"
     if item.file.sha256 and item.sha256 != item.file.sha256:
         yield f"{item.remote}: the hub has a newer file than this version knows; it is checked against the hub's sum"
+
+
+def _is_other_file(target: Path) -> bool:
+    """Whether something is in a file's place that may be worth keeping."""
+    return target.exists() and not is_lfs_pointer(target)
 
 
 def _check_space(items: Sequence[Item], folder: Path) -> None:
@@ -212,6 +223,8 @@ def _fetch(item: Item, endpoint: str | None, on_progress: Progress | None) -> No
             raise WeightsError(
                 f"{item.remote}: what arrived does not have the hub's checksum and was removed; run the command again"
             )
+        if _is_other_file(item.target):
+            os.replace(item.target, item.aside)
         os.replace(item.part, item.target)
         for leftover in item.target.parent.glob(f"{item.target.name}.*.part"):
             leftover.unlink()
