@@ -33,7 +33,7 @@ FILLED = 0.9
 # captured motion at 15 frames a second with known noise added.
 NARROW, WIDE = 3.0, 16.0
 # The narrow window counts where both differ by more than this many standard deviations of the noise.
-TRUSTED_DIFFERENCE = 1.2
+TRUSTED_DIFFERENCE = 1.5
 
 
 def repair_poses(poses: Poses, *, min_score: float = 0.3, fill_gap: int = 8, smooth: float = 0.5) -> Poses:
