@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .similarity import ROBUST_SCALE, ROBUST_STEPS, fit_similarity, fit_similarity_robust, weighted_mean, weighted_spread
+from .similarity import (
+    ROBUST_SCALE,
+    ROBUST_STEPS,
+    fit_similarity,
+    fit_similarity_robust,
+    weighted_mean,
+    weighted_spread,
+)
 
 # What a frame was fitted by: each kind holds the ones before it.
 KINDS = ("similarity", "affine", "homography")

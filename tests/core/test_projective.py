@@ -192,6 +192,16 @@ def test_a_clip_filmed_from_above_is_nearer_by_homography():
     assert full < flat < plain
 
 
+def test_extremes_are_bounded():
+    src, sure = bodies(20, np.random.default_rng(8)), torch.full((20, 18), 1e4)  # joints that outweigh what is expected
+    stretched = fit_affine(src, src * torch.tensor([3.0, 1.0]), sure)
+    axes = torch.linalg.svdvals(stretched.matrix)
+    torch.testing.assert_close(axes[:, 0] / axes[:, 1], torch.full((20,), MOST_STRETCH, dtype=torch.float64))
+    found = fit_homography(src, tilted(src, torch.full((20, 2), 0.45, dtype=torch.float64)), sure)
+    divisor = grid(src) @ found.matrix[:, 2, :2, None] + found.matrix[:, 2, 2, None, None]  # [20, 25, 1]
+    assert 0.9 / MOST_TILT < divisor.min() and 1.3 < divisor.max() < 1.5
+
+
 def test_points_far_outside_stay_finite():
     rng = np.random.default_rng(7)
     src = bodies(5, rng)
