@@ -13,33 +13,16 @@ from torch import Tensor
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
+from .guidance import COVERAGE, JOINT_TRUST, WINDOW
+from .learned import FEW_JOINTS, NOTED_DEGREES, fit_learned
+from .network import AlignmentNet
 from .polyfit import JOINTS, fit_line
 from .similarity import Similarity, fit_similarity, fit_similarity_robust, fittable, weighted_mean
 
-__all__ = ["METHODS", "Alignment", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
-
-# How far each joint may speak for where and how large a person is: postures differ least at the trunk.
-JOINT_TRUST = (
-    0.6, 1.0,  # nose, neck
-    1.0, 0.25, 0.1, 1.0, 0.25, 0.1,  # shoulders, elbows, wrists
-    1.0, 0.5, 0.35, 1.0, 0.5, 0.35,  # hips, knees, ankles
-    0.5, 0.5, 0.5, 0.5,  # eyes, ears
-)  # fmt: skip
-
-# Frames whose median pose is fitted as one: a fifth to a third of a second, little travel and no single-frame errors.
-WINDOW = 5
-
-# A frame is fitted when it shows at least this share of the trust that the clip's best frame shows.
-COVERAGE = 0.5
-
-# Rotation beyond which, and joints below which, the user is told.
-NOTED_DEGREES = 5.0
-FEW_JOINTS = 5
+__all__ = ["METHODS", "Alignment", "AlignmentNet", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
 
 # Stretch of v1's bodies beyond which the user is told.
 NOTED_STRETCH = 0.02
-
-NOT_YET = ("learned",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +41,29 @@ class Alignment:
 
 
 def align(
-    driving: Poses, reference: Poses, method: str = "svd", *, per_frame: bool = False, min_score: float = 0.3
-) -> Alignment:
+    driving: Poses, reference: Poses, method: str = "svd", *, per_frame: bool = False, min_score: float = 0.3,
+    aligner: AlignmentNet | None = None,
+) -> Alignment:  # fmt: skip
     """Moves the driving poses onto the reference's canvas by one of METHODS.
 
     "svd": one similarity transform for the whole clip (Umeyama's fit, robust), after which person 0 stands where the
     reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
     per_frame=True fits every frame by itself and so pins the person to the reference's place.
+    "learned": svd's fit as `aligner`, a trained AlignmentNet, corrects it: two bodies of other proportions, seen from
+    elsewhere, in other postures. It needs no shared joints. per_frame=True adds how every frame's own svd fit departs
+    from the clip's.
     "v1": the fit of the published StableAnimator v1 code, to compare with: one line through the heights of all frames
     that show one person alone. It stretches a body when the canvases differ in aspect, knows no rotation, and weak or
     wrong driving joints count as much as good ones.
     "none": one scale and centring that fit the driving canvas into the reference's.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
-    Raises InputError for a method that there is not, PoseError when person 0 cannot be fitted.
+    Raises InputError for a method that there is not and for "learned" without an aligner, PoseError when person 0
+    cannot be fitted.
     """
-    if method in NOT_YET:
-        raise InputError(f"alignment '{method}' is not in this version; use {' or '.join(METHODS)}")
     if method not in METHODS:
         raise InputError(f"alignment '{method}' is unknown; use {' or '.join(METHODS)}")
-    return METHODS[method](driving, reference, per_frame, min_score)
+    network = (aligner,) if method == "learned" else ()
+    return METHODS[method](driving, reference, per_frame, min_score, *network)
 
 
 def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
@@ -91,9 +78,7 @@ def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: fl
 
 
 def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
-    for poses, whose in ((reference, "reference"), (driving, "driving")):
-        if not poses.people or not poses.visible(min_score)[:, 0].any():
-            raise _nobody(poses, whose, min_score)
+    _require_somebody(driving, reference, min_score)
     target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
     body, shared = _body(driving), _visible(driving, min_score) & shown  # [F, 18, 2], [F, 18]
     trust = shared * torch.tensor(JOINT_TRUST, dtype=torch.float64)  # [F, 18]
@@ -107,13 +92,22 @@ def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: flo
         )
     fit = _fit_frames if per_frame else _fit_clip
     transform = fit(body, target, trust, good)
-    poses = driving.transformed(
-        lambda points: transform.apply(torch.from_numpy(points)).numpy(),
-        width=reference.width,
-        height=reference.height,
-    )
+    poses = _transformed(driving, transform, reference)
     notes = _notes(transform, shared, good, per_frame)
     return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
+
+
+def _align_learned(
+    driving: Poses, reference: Poses, per_frame: bool, min_score: float, aligner: AlignmentNet | None
+) -> Alignment:
+    if aligner is None:
+        raise InputError("alignment 'learned' needs a trained network, none was given; load one or use svd")
+    _require_somebody(driving, reference, min_score)
+    target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
+    seen = _visible(driving, min_score)  # [F, 18]
+    transform, notes = fit_learned(aligner, _body(driving), seen, target, shown, per_frame)
+    poses = _transformed(driving, transform, reference)
+    return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), "learned", notes)
 
 
 def _align_v1(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
@@ -147,11 +141,27 @@ def _align_v1(driving: Poses, reference: Poses, per_frame: bool, min_score: floa
     return Alignment(poses, None, residual, "v1", tuple(notes))
 
 
-METHODS: dict[str, Callable[[Poses, Poses, bool, float], Alignment]] = {
+METHODS: dict[str, Callable[..., Alignment]] = {
     "svd": _align_svd,
+    "learned": _align_learned,
     "v1": _align_v1,
     "none": _align_none,
 }
+
+
+def _require_somebody(driving: Poses, reference: Poses, min_score: float) -> None:
+    for poses, whose in ((reference, "reference"), (driving, "driving")):
+        if not poses.people or not poses.visible(min_score)[:, 0].any():
+            raise _nobody(poses, whose, min_score)
+
+
+def _transformed(driving: Poses, transform: Similarity, reference: Poses) -> Poses:
+    """Everybody, moved by one transform per frame onto the reference's canvas."""
+    return driving.transformed(
+        lambda points: transform.apply(torch.from_numpy(points)).numpy(),
+        width=reference.width,
+        height=reference.height,
+    )
 
 
 def _nobody(poses: Poses, whose: str, min_score: float) -> PoseError:

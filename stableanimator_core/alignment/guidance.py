@@ -48,6 +48,10 @@ class Place(NamedTuple):
         lead = (-1, *(1 for _ in points.shape[1:-1]))
         return (points - self.centre.view(*lead, 2)) / self.spread.view(*lead, 1)
 
+    def repeated(self, times: int) -> Place:
+        """The place of B bodies for each of `times` frames, B · times."""
+        return Place(*(part.repeat_interleave(times, 0) for part in self))
+
 
 class Guidance(NamedTuple):
     """What closed-form fits say about B clips of F frames. All but the places is in normalised coordinates."""

@@ -383,14 +383,9 @@ def test_works_under_inference_mode():
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-def test_method_of_another_version():
-    with pytest.raises(InputError, match="alignment 'learned' is not in this version; use svd or v1 or none"):
-        align(person(placed()), person(placed()), "learned")
-
-
 def test_unknown_method():
-    assert list(METHODS) == ["svd", "v1", "none"]
-    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or v1 or none"):
+    assert list(METHODS) == ["svd", "learned", "v1", "none"]
+    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or learned or v1 or none"):
         align(person(placed()), person(placed()), "polyfit")
 
 

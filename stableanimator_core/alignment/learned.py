@@ -1,0 +1,159 @@
+"""The learned alignment of one clip: asks the network, checks its answer, and says what is off about the two bodies."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..skeleton import HEAD
+from .guidance import COVERAGE, Guidance, compose, guide, inverse
+from .network import AlignmentNet
+from .similarity import Similarity
+
+# How far the network may depart from the SVD's fit before it is not believed.
+MOST_GROWTH = 3.0
+MOST_DEGREES = 35.0
+
+# Rotation beyond which, and shared joints below which, the user is told.
+NOTED_DEGREES = 5.0
+FEW_JOINTS = 5
+
+# A joint belongs to what a clip shows when at least this share of its frames shows it.
+SHOWN = 0.25
+
+# Legs, from hips down to ankles or knees, in lengths of the trunk: below LOW while the other body's are CONTRAST times
+# as long, somebody sits or crouches. Adults who stand have about 1.4 to 2.1 to the ankles, 0.7 to 1.0 to the knees.
+ANKLES_LOW, KNEES_LOW, CONTRAST = 1.0, 0.5, 1.4
+
+# Widths of shoulders and hips from right to left, in lengths of the trunk, beyond which front and back are told apart.
+FACING = 0.15
+
+SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13)
+
+
+class LearnedFit(NamedTuple):
+    transform: Similarity  # of F frames
+    notes: tuple[str, ...]  # what the user should know, one sentence each
+
+
+@torch.no_grad()
+def fit_learned(
+    aligner: AlignmentNet, body: Tensor, seen: Tensor, target: Tensor, shown: Tensor, per_frame: bool
+) -> LearnedFit:
+    """The network's transform of one clip, or the SVD's where the network's is implausible, which a note says.
+
+    body: [F, 18, 2] px, seen: bool [F, 18], target: [18, 2] px, shown: bool [18]; at least one joint is seen in each.
+    per_frame=True lets every frame depart from the clip's transform as its own SVD fit does from the clip's.
+    """
+    device = next(aligner.parameters()).device
+    clip = body[None], seen[None], target[None], shown[None]
+    guidance = guide(*clip)
+    base = guidance.pixels(guidance.base)
+    found = Similarity(*(part.to(body) for part in aligner(*(part.to(device) for part in clip))))
+    notes = list(_body_notes(body, seen, target, shown))
+    if doubt := _doubt(found, base, bool(guidance.fitted.any())):
+        notes.append(f"the network's answer is not plausible ({doubt}): the SVD's fit is used")
+        found = base
+    degrees = math.degrees(float(found.angle))
+    if abs(degrees) > NOTED_DEGREES:
+        notes.append(f"the clip is turned by {degrees:.0f} degrees")
+    if per_frame and guidance.fitted.any():
+        found = _per_frame(found, base, guidance)
+        notes.append("per frame: single frames depart from the network's transform as their SVD fits do")
+    elif per_frame:
+        notes.append("per_frame has no effect: no frame shares two joints with the reference")
+    frames = len(body)
+    return LearnedFit(Similarity(*(part.expand(frames, *part.shape[1:]) for part in found)), tuple(notes))
+
+
+def _doubt(found: Similarity, base: Similarity, fitted: bool) -> str | None:
+    """Why a transform is not to be believed, given the SVD's and whether that one fits shared joints."""
+    if not all(bool(part.isfinite().all()) for part in found) or not float(found.scale) > 0:
+        return "it is not finite"
+    if not fitted:
+        return None
+    growth = float(found.scale / base.scale)
+    turn = found.angle - base.angle
+    degrees = math.degrees(float(torch.atan2(turn.sin(), turn.cos())))
+    if not 1 / MOST_GROWTH <= growth <= MOST_GROWTH:
+        return f"{growth:.2g} times the SVD's size"
+    if abs(degrees) > MOST_DEGREES:
+        return f"{degrees:.0f} degrees from the SVD's"
+    return None
+
+
+def _per_frame(found: Similarity, base: Similarity, guidance: Guidance) -> Similarity:
+    """The clip's correction on top of each frame's own fit; frames of few joints take the nearest good one's."""
+    coverage, fitted = guidance.coverage[0], guidance.fitted[0]
+    good = fitted & (coverage >= COVERAGE * (coverage * fitted).max())
+    where = good.nonzero().squeeze(1)
+    nearest = (torch.arange(len(good))[:, None] - where).abs().argmin(1)  # [F]
+    frames = len(good)
+    many = guidance._replace(
+        driving_place=guidance.driving_place.repeated(frames), reference_place=guidance.reference_place.repeated(frames)
+    )
+    own = many.pixels(Similarity(*(part[where[nearest]] for part in guidance.frames)))
+    return compose(compose(found, inverse(base)), own)
+
+
+def _body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
+    """What stands in the way of any alignment, from what is visible and how the bodies are proportioned."""
+    often = seen.double().mean(0) >= SHOWN  # [18]
+    notes = []
+    shared = int((seen & shown).any(0).sum())
+    if not shared:
+        notes.append("no joint is shared with the reference: placed by what each of them shows; check the result")
+    elif shared < FEW_JOINTS:
+        notes.append(
+            f"only {shared} joint{'s are' * (shared > 1) or ' is'} shared with the reference: check the result"
+        )
+    for visible, whose in ((shown, "reference"), (often, "driving clip")):
+        if part := _framing(visible):
+            notes.append(f"only {part} visible in the {whose}")
+    usable = body[seen.any(1)], seen[seen.any(1)]
+    posture = _posture(target[None], shown[None]), _posture(*usable)
+    for joints, low in (("ankles", ANKLES_LOW), ("knees", KNEES_LOW)):
+        reference, driver = (part[joints] for part in posture)
+        if math.isnan(reference) or math.isnan(driver):
+            continue
+        if reference < low and driver > CONTRAST * max(reference, 0):
+            notes.append("the reference sits or crouches, the driver stands: check the size")
+        elif driver < low and reference > CONTRAST * max(driver, 0):
+            notes.append("the driver sits or crouches, the reference stands: check the size")
+        break
+    facing = posture[0]["facing"], posture[1]["facing"]
+    if facing[0] < -FACING and facing[1] > FACING:
+        notes.append("the reference is seen from behind, the driver from the front")
+    elif facing[0] > FACING and facing[1] < -FACING:
+        notes.append("the driver is seen from behind, the reference from the front")
+    return notes
+
+
+def _framing(visible: Tensor) -> str | None:
+    """What alone is visible of somebody who is cut off. visible: bool [18]."""
+    if bool(visible[[*HIPS, *KNEES, *ANKLES]].any()):
+        return None
+    if bool(visible[[*ELBOWS, *WRISTS]].any()):
+        return "the upper body is"
+    if bool(visible[[*SHOULDERS]].any()):
+        return "head and shoulders are" if bool(visible[list(HEAD)].any()) else "the shoulders are"
+    return "the head is" if bool(visible[list(HEAD)].any()) else None
+
+
+def _posture(points: Tensor, seen: Tensor) -> dict[str, float]:
+    """Medians over the frames, in lengths of the trunk: how far ankles and knees are below the hips, and how far the
+    left side is to the right of the right one. NaN where it can't be told. points: [F, 18, 2] px, seen: bool [F, 18].
+    """
+    points = points.masked_fill(~seen[..., None], math.nan)
+    shoulders, hips, knees, ankles = (points[:, pair].nanmean(1) for pair in (SHOULDERS, HIPS, KNEES, ANKLES))
+    trunk = (hips - shoulders).norm(dim=-1)
+    across = (points[:, [5, 11], 0] - points[:, [2, 8], 0]).nanmean(1)
+    measured = {
+        "ankles": (ankles - hips)[:, 1] / trunk,
+        "knees": (knees - hips)[:, 1] / trunk,
+        "facing": across / trunk,
+    }
+    return {name: float(values.nanmedian()) for name, values in measured.items()}
