@@ -3,12 +3,14 @@
 import argparse
 import math
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..training.misaligned import Shapes
     from ..weights.places import Places
 
 
@@ -116,10 +118,24 @@ def places_of(args: argparse.Namespace) -> "Places":
     return Places.default(args.models)
 
 
-def existing_folder(path: Path) -> Path:
+def shapes_of(path: Path | None, split: str) -> "Shapes":
+    """Body shapes of a file's split, train or val, or of the one that it holds; built-in adults without a file.
+
+    Raises InputError.
+    """
+    from ..training.misaligned import Shapes
+
+    if path is None:
+        return Shapes.adults()
+    held = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    other = "train" if split == "val" else "val"
+    return Shapes.load(path, other if f"{other}.npy" in held and f"{split}.npy" not in held else split)
+
+
+def existing_folder(path: Path, option: str = "--out") -> Path:
     """The folder into which a file of this path goes exists; returns the path. Raises InputError."""
     if not path.parent.is_dir():
-        raise InputError(f"output folder {path.parent} does not exist; create it or choose another --out")
+        raise InputError(f"output folder {path.parent} does not exist; create it or choose another {option}")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; choose another --out")
+        raise InputError(f"{path} is a folder; choose another {option}")
     return path

@@ -1,4 +1,4 @@
-"""`train mini`: the small built-in model from nothing, on performers that this package renders."""
+"""`train mini`: the small built-in model on rendered performers; `train alignment`: the aligner on captured motion."""
 
 import argparse
 import logging
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from .arguments import SEED, add_json, positive, whole
+from .arguments import SEED, add_json, positive, shapes_of, whole
 from .report import Report
 
 
@@ -31,6 +31,54 @@ def register(commands) -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: does it run here?")
     add_json(parser)
     parser.set_defaults(run=train_mini_command)
+    _register_alignment(recipes)
+
+
+def _register_alignment(recipes) -> None:
+    parser = recipes.add_parser("alignment", help="the learned alignment, on motion capture; minutes on a GPU")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder for weights and checkpoint")
+    parser.add_argument("--mocap", required=True, type=Path, metavar="FILE.npz", help="motion to train on")
+    parser.add_argument("--val-mocap", type=Path, metavar="FILE.npz", help="motion to validate on; default: --mocap")
+    parser.add_argument("--shapes", type=Path, metavar="FILE.npz", help="body shapes; default: adults as numbers")
+    parser.add_argument("--minutes", type=positive, metavar="M", help="stop after so long, over all resumed runs")
+    parser.add_argument("--steps", type=whole(1), metavar="N", help="stop after so many steps")
+    parser.add_argument("--batch", type=whole(1), metavar="B", help="pairs a step, in each process")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    parser.add_argument("--seed", type=SEED)
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything: does it run here?")
+    add_json(parser)
+    parser.set_defaults(run=train_alignment_command)
+
+
+def train_alignment_command(args: argparse.Namespace, report: Report) -> dict:
+    """Train the alignment network and say how good it is."""
+    if not args.out.parent.is_dir():
+        raise InputError(f"output folder {args.out.parent} does not exist; create it or choose another --out")
+    from ..training.aligner import AlignerRecipe, quick_recipe, train_aligner
+    from ..training.loop import Budget
+    from ..training.misaligned import Motions
+
+    recipe = quick_recipe() if args.quick else AlignerRecipe()
+    steps = recipe.budget.steps if args.steps is None else args.steps
+    given = {name: getattr(args, name) for name in ("batch", "seed") if getattr(args, name) is not None}
+    recipe = replace(recipe, budget=Budget(steps, args.minutes), **given)
+    motions = Motions.load(args.mocap, "cpu")
+    validation = motions if args.val_mocap is None else Motions.load(args.val_mocap, "cpu")
+    shapes, validation_shapes = (shapes_of(args.shapes, split) for split in ("train", "val"))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    start = time.monotonic()
+    scores = train_aligner(
+        args.out, recipe, motions=motions, shapes=shapes, validation=validation, validation_shapes=validation_shapes,
+        resume=args.resume, sources=tuple(path.name for path in (args.mocap, args.shapes) if path is not None),
+    )  # fmt: skip
+    seconds = time.monotonic() - start
+    for name, rows in scores.items():
+        if isinstance(rows, dict):
+            parts = [f"{method} {row['dis']:.4f}" for method, row in rows.items()]
+            report.line(f"{name}: {', '.join(parts)} body heights from the truth")
+    report.line(f"trained in {seconds / 60:.1f} minutes: {args.out}")
+    report.line(f"measure it: python -m stableanimator_core evaluate alignment --mocap FILE.npz --aligner {args.out}")
+    return {"out": args.out, "scores": scores, "seconds": round(seconds, 1)}
 
 
 def train_mini_command(args: argparse.Namespace, report: Report) -> dict:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,12 +44,25 @@ class Progress:
         while self.done < 1:
             yield self.step
             self.step += 1
-            self.done = self.step / self.budget.steps
-            if self.budget.minutes is not None:
-                if self.step % CLOCK_STEPS == 0:
-                    seconds = time.monotonic() - self._start
-                    self._seconds = seconds if self.alone else _first_process_says(seconds)
-                self.done = max(self.done, self._seconds / (60 * self.budget.minutes))
+            if self.budget.minutes is not None and self.step % CLOCK_STEPS == 0:
+                self._seconds = self.seconds if self.alone else _first_process_says(self.seconds)
+            self._measure()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, with those of the runs that this one goes on from."""
+        return time.monotonic() - self._start
+
+    def resume(self, step: int, seconds: float) -> None:
+        """Go on where an earlier run was after so many steps and seconds."""
+        self.step, self._seconds = step, seconds
+        self._start = time.monotonic() - seconds
+        self._measure()
+
+    def _measure(self) -> None:
+        self.done = self.step / self.budget.steps
+        if self.budget.minutes is not None:
+            self.done = max(self.done, self._seconds / (60 * self.budget.minutes))
 
     def learning_rate(self, peak: float, *, warmup: float = 0.02, floor: float = 0.02) -> float:
         """Linear warm-up over a share of the budget, then a cosine down to floor · peak."""
@@ -63,8 +77,7 @@ class Progress:
             self._sums[key] = self._sums.get(key, 0.0) + value.detach()
         if (self.step + 1) % self.every == 0:
             means = "  ".join(f"{key} {float(total) / self.every:.4f}" for key, total in self._sums.items())
-            seconds = time.monotonic() - self._start
-            log.info("%s step %d (%.0f %%, %.0f s)  %s", self.name, self.step + 1, 100 * self.done, seconds, means)
+            log.info("%s step %d (%.0f %%, %.0f s)  %s", self.name, self.step + 1, 100 * self.done, self.seconds, means)
             self._sums = {}
 
 
@@ -87,6 +100,17 @@ class MovingAverage:
         torch._foreach_lerp_([average[k] for k in self._floats], [live[k] for k in self._floats], 1 - keep)
         for key in live.keys() - set(self._floats):
             average[key].copy_(live[key])
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes: the average and how old it is."""
+        return {"average": self._average, "updates": self._updates}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier run's `state`."""
+        self._updates = state["updates"]
+        for key, tensor in self._average.items():
+            tensor.copy_(state["average"][key])
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -141,11 +165,11 @@ def take_from_first_process(*modules: nn.Module) -> None:
             dist.broadcast(tensor, 0)
 
 
-def _first_process_says(seconds: float) -> float:
+def _first_process_says(number: float) -> float:
     """The first process's number, in every process."""
     if not dist.is_initialized():
-        return seconds
+        return number
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    said = torch.tensor([seconds], dtype=torch.float64, device=device)
+    said = torch.tensor([number], dtype=torch.float64, device=device)
     dist.broadcast(said, 0)
     return float(said)

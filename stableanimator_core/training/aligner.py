@@ -1,0 +1,344 @@
+"""Train the alignment network on misaligned pairs made of captured motion: `train alignment`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from ..alignment.network import AlignmentNet
+from ..alignment.similarity import weighted_spread
+from ..errors import InputError
+from ..evaluation.alignment import evaluate_batched, moved_by, summary
+from ..weights.aligner import save_aligner
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress, take_from_first_process
+from .misaligned import Motions, Pairs, PairSettings, Shapes, make_pairs
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+CARD = "README.md"
+LOG = "log.txt"
+VALIDATION_SEED = 7_000_000  # of pairs that no training step draws
+VALIDATION_MISSING = (0.0, 0.5)  # shares of lost joints; the mean over both chooses the best weights
+VALIDATION_CHUNK = 256  # pairs at a time
+MOCAP_THANKS = (
+    "The data used in this project was obtained from mocap.cs.cmu.edu. "
+    "The database was created with funding from NSF EIA-0196217."
+)
+
+
+@dataclass(frozen=True)
+class AlignerRecipe:
+    """The network, its data and its budget."""
+
+    budget: Budget = Budget(60_000)
+    batch: int = 256  # pairs a step, in each process
+    frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a step's pairs: one of these
+    pairs: PairSettings = PairSettings()
+    network: dict[str, Any] = field(default_factory=dict)  # arguments of AlignmentNet
+    rate: float = 1e-3
+    weight_decay: float = 1e-2
+    average: float = 0.999  # memory of the moving average
+    clip: float = 1.0  # most of the gradient's norm
+    soft: float = 0.005  # body heights: closer to the truth than this, the loss is quadratic
+    scale_weight: float = 0.05  # of the error of ln(scale)
+    validate_every: int = 1_000
+    validation_pairs: int = 512
+    checkpoint_seconds: float = 30.0
+    seed: int = 1
+
+
+def train_aligner(
+    out: Path, recipe: AlignerRecipe, *, motions: Motions, shapes: Shapes, validation: Motions,
+    validation_shapes: Shapes | None = None, resume: bool = False, device: torch.device | str | None = None,
+    sources: tuple[str, ...] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Train, write the best averaged weights to `out` and return their scores on the validation motion.
+
+    `out` gets the weights of the best validation (config.json, aligner.safetensors), the last ones in `out`/last, a
+    checkpoint, a log and a model card that names the sources. On several GPUs under `accelerate launch`: every process
+    draws its own pairs. The pairs of a step follow from seed, process and step alone, so that a run that was killed
+    goes on from its checkpoint (resume) to the same weights; seconds of a minutes budget count over all runs.
+    Raises InputError when `out` is a file, holds a run and resume is False, or holds a checkpoint of another recipe.
+    """
+    if out.is_file():
+        raise InputError(f"{out}: is a file; give a folder for the weights")
+    if (out / CHECKPOINT).exists() and not resume:
+        raise InputError(f"{out}: holds an unfinished or finished run; go on with --resume, or give another folder")
+    state = PartialState(cpu=not torch.cuda.is_available())
+    device = state.device if device is None else torch.device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    with _log_to(out / LOG) if state.is_main_process else nullcontext():
+        return _train(
+            _Run(out, recipe, device), state, motions, shapes, validation, validation_shapes or shapes, resume, sources
+        )
+
+
+def _train(
+    run: _Run, state: PartialState, motions: Motions, shapes: Shapes, validation: Motions, validation_shapes: Shapes,
+    resume: bool, sources: tuple[str, ...],
+) -> dict[str, Any]:  # fmt: skip
+    out, recipe, device = run.out, run.recipe, run.device
+    if resume and (out / CHECKPOINT).is_file():
+        run.restore()
+    motions, shapes = _on(motions, device), _on(shapes, device)
+    unseen = None
+    if state.is_main_process:
+        unseen = _validation_pairs(_on(validation, device), _on(validation_shapes, device), recipe, device)
+    log.info(
+        "training %.2f M parameters on %s x %d: %d frames of motion, %d bodies; validation on %d frames",
+        sum(p.numel() for p in run.net.parameters()) / 1e6, device, state.num_processes, len(motions.joints),
+        len(shapes.rows), len(validation.joints),
+    )  # fmt: skip
+    saved = time.monotonic()
+    for step in run.progress:
+        pairs = draw_pairs(motions, shapes, recipe, step, process=state.process_index, device=device)
+        loss, parts = aligner_loss(run.net, pairs, recipe)
+        run.optimise(loss, run.progress.learning_rate(recipe.rate))
+        run.average.update()
+        run.progress.report(loss=loss, **parts)
+        if not state.is_main_process:
+            continue
+        if (step + 1) % recipe.validate_every == 0:
+            run.validate(unseen, step + 1)
+        if time.monotonic() - saved > recipe.checkpoint_seconds:
+            run.save(step + 1)
+            saved = time.monotonic()
+    if state.is_main_process:
+        if run.scores.get("step") != run.progress.step:
+            run.validate(unseen, run.progress.step)
+        run.save(run.progress.step)
+        minutes = run.progress.seconds / 60
+        write_card(out, recipe, run.best, sources=sources, minutes=minutes, processes=state.num_processes)
+        log.info("done after %d steps, %.1f minutes: %s", run.progress.step, minutes, out)
+    return run.best
+
+
+def draw_pairs(
+    motions: Motions, shapes: Shapes, recipe: AlignerRecipe, step: int, *, process: int, device: torch.device
+) -> Pairs:
+    """The pairs of one step of one process; all processes draw the same number of frames."""
+    frames = recipe.frames[int(np.random.default_rng([recipe.seed, step]).integers(len(recipe.frames)))]
+    words = np.random.SeedSequence([recipe.seed, step, process]).generate_state(1, np.uint64)
+    generator = torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
+    settings = replace(recipe.pairs, frames=frames)
+    return make_pairs(motions, shapes, settings, recipe.batch, generator=generator, device=device)
+
+
+def aligner_loss(net: AlignmentNet, pairs: Pairs, recipe: AlignerRecipe) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean distance of the aligned joints from the truth in body heights, plus an error of the scale; and its parts.
+
+    All joints count, seen or not. Distances below `soft` are quadratic: at the truth a norm has no gradient.
+    """
+    transform = net(pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen)
+    off = (moved_by(transform, pairs) - pairs.truth) / pairs.height[:, None, None, None]  # [B, F, 18, 2]
+    distance = ((off.square().sum(-1) + recipe.soft**2).sqrt() - recipe.soft).mean()
+    clean, truth = pairs.clean.flatten(1, 2), pairs.truth.flatten(1, 2)
+    even = torch.ones_like(clean[..., 0])
+    wanted = weighted_spread(truth, even) / weighted_spread(clean, even)  # [B]
+    scale = (transform.scale / wanted).log().abs().mean()
+    return distance + recipe.scale_weight * scale, {"distance": distance, "scale": scale}
+
+
+class _Run:
+    """What lives through a run and, in the checkpoint, between runs."""
+
+    def __init__(self, out: Path, recipe: AlignerRecipe, device: torch.device):
+        self.out, self.recipe, self.device = out, recipe, device
+        torch.manual_seed(recipe.seed)
+        self.net = AlignmentNet(**recipe.network).to(device).train()
+        take_from_first_process(self.net)
+        self.average = MovingAverage(self.net, recipe.average)
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay,
+            fused=device.type == "cuda",
+        )  # fmt: skip
+        self.optimise = OptimizerSteps(optimizer, clip=recipe.clip)
+        self.progress = Progress("alignment", recipe.budget)
+        self.scores: dict[str, Any] = {}  # of the last validation
+        self.best: dict[str, Any] = {}
+
+    def validate(self, pairs: dict[float, Pairs], step: int) -> None:
+        """Scores of the averaged weights after so many steps; if they are the best so far, the weights are written."""
+        self.average.swap()
+        self.net.eval()
+        self.scores = {"step": step} | {
+            f"missing {share:g}": _scores(self.net, given) for share, given in pairs.items()
+        }
+        self.scores["dis"] = float(np.mean([self.scores[f"missing {share:g}"]["learned"]["dis"] for share in pairs]))
+        if self.scores["dis"] < self.best.get("dis", np.inf):
+            self.best = self.scores
+            _write_weights(self.net, self.out)
+        self.net.train()
+        self.average.swap()
+        for share in pairs:
+            rows = self.scores[f"missing {share:g}"]
+            log.info(
+                "validation at step %d, %.0f %% missing: mean/median/p95  %s", step, 100 * share,
+                "  ".join(f"{name} {' '.join(f'{value:.4f}' for value in row.values())}" for name, row in rows.items()),
+            )  # fmt: skip
+
+    def save(self, step: int) -> None:
+        """Write the last averaged weights and the checkpoint after so many steps."""
+        self.average.swap()
+        _write_weights(self.net, self.out / "last")
+        self.average.swap()
+        checkpoint = {
+            "recipe": _recipe_text(self.recipe),
+            "network": self.net.state_dict(),
+            "average": self.average.state(),
+            "optimizer": self.optimise.optimizer.state_dict(),
+            "step": step,
+            "seconds": self.progress.seconds,
+            "scores": self.scores,
+            "best": self.best,
+        }
+        partial = self.out / f"{CHECKPOINT}.partial"
+        torch.save(checkpoint, partial)
+        os.replace(partial, self.out / CHECKPOINT)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. Raises InputError when it is of another recipe or cannot be read."""
+        path = self.out / CHECKPOINT
+        try:
+            checkpoint = torch.load(path, map_location=self.device, weights_only=True)
+            step = checkpoint["step"]
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{path}: is no checkpoint of this training; give another --out") from error
+        if checkpoint["recipe"] != _recipe_text(self.recipe):
+            raise InputError(f"{path}: was trained with other settings; give the same ones, or another --out")
+        self.net.load_state_dict(checkpoint["network"])
+        self.average.restore(checkpoint["average"])
+        self.optimise.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.progress.resume(step, checkpoint["seconds"])
+        self.scores, self.best = checkpoint["scores"], checkpoint["best"]
+        log.info("going on from step %d after %.0f s", step, checkpoint["seconds"])
+
+
+def write_card(
+    out: Path, recipe: AlignerRecipe, scores: dict[str, Any], *, sources: tuple[str, ...], minutes: float,
+    processes: int,
+) -> Path:  # fmt: skip
+    """The model card: what the weights are, what they were trained on, how good they are. Returns its path."""
+    lines = [
+        "# Alignment network of StableAnimator++",
+        "",
+        "Places a driving clip's poses on a reference picture's person: one similarity transform per clip, as a",
+        "correction of the closed-form fit. Reads 18 joints (OpenPose order) in pixels and which of them are seen.",
+        "",
+        "## Data",
+        "",
+        "Pairs of one motion on two bodies before two cameras, made during training from captured motion and measured",
+        f"body shapes{': ' + ', '.join(sources) if sources else ''}.",
+        "",
+        "Motion: CMU Graphics Lab Motion Capture Database, free for use in research and commercial products; the data",
+        "itself may not be resold. " + MOCAP_THANKS,
+        "",
+        "## Scores on validation motion",
+        "",
+        "Mean distance of the clean driving joints, aligned, from the truth over the joints that the driver shows, in",
+        f"heights of the reference's body; {recipe.validation_pairs} pairs, step {scores.get('step', 0)}.",
+        "",
+        "| joints missing | method | mean | median | 95th percentile |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for share in VALIDATION_MISSING:
+        for name, row in scores.get(f"missing {share:g}", {}).items():
+            lines.append(f"| {100 * share:.0f} % | {name} | " + " | ".join(f"{v:.4f}" for v in row.values()) + " |")
+    lines += [
+        "",
+        "## Recipe",
+        "",
+        f"`python -m stableanimator_core train alignment`, {minutes:.1f} minutes in {processes} process(es):",
+        "",
+        "```json",
+        json.dumps(asdict(recipe), indent=1, default=str),
+        "```",
+        "",
+    ]
+    path = out / CARD
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def quick_recipe() -> AlignerRecipe:
+    """A few steps of everything: shows that the whole recipe runs, not that it learns."""
+    return AlignerRecipe(
+        budget=Budget(4), batch=4, frames=(4, 6), network=dict(width=32, layers=1, heads=2), validate_every=2,
+        validation_pairs=8,
+    )  # fmt: skip
+
+
+def _write_weights(net: AlignmentNet, folder: Path) -> None:
+    """save_aligner, file by file in one go: whoever reads meanwhile, or after a kill, finds whole files."""
+    fresh = folder / "partial"
+    save_aligner(net, fresh)
+    for path in fresh.iterdir():
+        os.replace(path, folder / path.name)
+    fresh.rmdir()
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """The training's log lines go to this file, too, each at once."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _recipe_text(recipe: AlignerRecipe) -> str:
+    """What a resumed run must share with the first one: all but the budget and how often things are written."""
+    fixed = asdict(recipe)
+    for name in ("budget", "checkpoint_seconds"):
+        del fixed[name]
+    return json.dumps(fixed, sort_keys=True, default=str)
+
+
+def _on(data: Any, device: torch.device) -> Any:
+    """A NamedTuple with its tensors on this device."""
+    return data._replace(**{k: v.to(device) for k, v in data._asdict().items() if isinstance(v, Tensor)})
+
+
+def _validation_pairs(
+    motions: Motions, shapes: Shapes, recipe: AlignerRecipe, device: torch.device
+) -> dict[float, Pairs]:
+    """The same pairs for every run of a recipe's settings, by the share of joints that are missing."""
+    pairs = {}
+    for share in VALIDATION_MISSING:
+        generator = torch.Generator(device).manual_seed(VALIDATION_SEED)
+        settings = replace(recipe.pairs, frames=max(recipe.frames), missing=(share, share))
+        pairs[share] = make_pairs(
+            motions, shapes, settings, recipe.validation_pairs, generator=generator, device=device
+        )  # fmt: skip
+    return pairs
+
+
+def _scores(net: AlignmentNet, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Mean, median and 95th percentile of the network, the fit that guides it, and the oracle."""
+    parts: dict[str, list[Tensor]] = {}
+    for chunk in zip(*(part.split(VALIDATION_CHUNK) for part in pairs), strict=True):
+        for name, distance in evaluate_batched(net, Pairs(*chunk)).items():
+            parts.setdefault(name, []).append(distance)
+    return {name: summary(torch.cat(part).cpu().numpy()) for name, part in parts.items()}

@@ -1,0 +1,266 @@
+"""Training the aligner: the loss, the draws, a run that was killed, the command."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from walking import write_walk
+
+from stableanimator_core import cli
+from stableanimator_core.alignment import Similarity
+from stableanimator_core.errors import InputError
+from stableanimator_core.evaluation.alignment import best_similarity
+from stableanimator_core.training import aligner as training
+from stableanimator_core.training.loop import Budget, MovingAverage, Progress
+from stableanimator_core.training.misaligned import Motions, Shapes
+from stableanimator_core.weights.aligner import load_aligner
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    return write_walk(tmp_path_factory.mktemp("walk") / "walk.npz")
+
+
+@pytest.fixture(scope="module")
+def data(walk):
+    motions = Motions.load(walk, "cpu")
+    return dict(motions=motions, shapes=Shapes.adults(), validation=motions)
+
+
+@pytest.fixture
+def recipe():
+    return replace(training.quick_recipe(), budget=Budget(6))
+
+
+@pytest.fixture
+def pairs(data, recipe):
+    return training.draw_pairs(data["motions"], data["shapes"], recipe, 0, process=0, device=CPU)
+
+
+def weights(folder):
+    return load_file(folder / "aligner.safetensors")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, data, recipe, monkeypatch):
+    often = replace(recipe, checkpoint_seconds=0.0)
+    whole = training.train_aligner(tmp_path / "whole", often, **data)
+    draw = training.draw_pairs
+
+    def die_at_step_3(motions, shapes, recipe, step, **rest):
+        if step == 3:
+            raise KeyboardInterrupt
+        return draw(motions, shapes, recipe, step, **rest)
+
+    monkeypatch.setattr(training, "draw_pairs", die_at_step_3)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_aligner(tmp_path / "killed", often, **data)
+    monkeypatch.setattr(training, "draw_pairs", draw)
+    resumed = training.train_aligner(tmp_path / "killed", often, resume=True, **data)
+    assert resumed == whole
+    for folder in (".", "last"):
+        expected = weights(tmp_path / "whole" / folder)
+        for name, tensor in weights(tmp_path / "killed" / folder).items():
+            assert torch.equal(tensor, expected[name]), (folder, name)
+    log = (tmp_path / "killed" / "log.txt").read_text()
+    assert "going on from step 3" in log
+
+
+def test_training_changes_the_weights(tmp_path, data, recipe):
+    torch.manual_seed(recipe.seed)
+    fresh = training.AlignmentNet(**recipe.network).state_dict()
+    training.train_aligner(tmp_path / "out", recipe, **data)
+    changed = [not torch.equal(tensor, fresh[name]) for name, tensor in weights(tmp_path / "out" / "last").items()]
+    assert np.mean(changed) > 0.5
+
+
+def test_it_learns(tmp_path, data, recipe):
+    """A tiny network beats the fit that guides it on motion that it has seen, after a few seconds."""
+    longer = replace(
+        recipe, budget=Budget(80), batch=24, frames=(4,), rate=2e-3, average=0.9, validate_every=80,
+        validation_pairs=64, network=dict(width=48, layers=1, heads=2),
+    )  # fmt: skip
+    scores = training.train_aligner(tmp_path / "out", longer, **data)
+    rows = [scores[f"missing {share:g}"] for share in training.VALIDATION_MISSING]
+    oracle, learned, svd = (np.mean([row[name]["dis"] for row in rows]) for name in ("oracle", "learned", "svd"))
+    assert oracle < learned < 0.93 * svd
+
+
+def test_the_loss_is_the_distance_in_body_heights(pairs, recipe):
+    best = best_similarity(pairs)
+    off = Similarity(best.scale, best.rotation, best.translation + 1e3 * pairs.height[:, None])
+    loss, parts = training.aligner_loss(lambda *given: off, pairs, recipe)
+    assert float(parts["distance"]) == pytest.approx(1e3 * 2**0.5, rel=0.01)
+    assert float(loss) == pytest.approx(float(parts["distance"] + recipe.scale_weight * parts["scale"]))
+
+
+def test_the_loss_at_the_truth_is_nothing_and_has_a_gradient(pairs, recipe):
+    exact = pairs._replace(truth=pairs.clean)
+    batch = len(pairs.clean)
+    scale = torch.ones(batch, requires_grad=True)
+    same = Similarity(scale, torch.eye(2).expand(batch, 2, 2), torch.zeros(batch, 2))
+    loss, _ = training.aligner_loss(lambda *given: same, exact, recipe)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    loss.backward()
+    assert scale.grad.isfinite().all()
+
+
+def test_the_scale_counts(pairs, recipe):
+    exact = pairs._replace(truth=pairs.clean)
+    batch = len(pairs.clean)
+    twice = Similarity(torch.full((batch,), 2.0), torch.eye(2).expand(batch, 2, 2), torch.zeros(batch, 2))
+    _, parts = training.aligner_loss(lambda *given: twice, exact, recipe)
+    assert float(parts["scale"]) == pytest.approx(np.log(2), rel=1e-4)
+
+
+def test_every_step_and_process_draws_its_own_pairs(data, recipe):
+    def drawn(step, process, seed=1):
+        fixed = replace(recipe, seed=seed, frames=(4,))
+        return training.draw_pairs(
+            data["motions"], data["shapes"], fixed, step, process=process, device=CPU
+        ).clean  # fmt: skip
+
+    assert torch.equal(drawn(5, 1), drawn(5, 1))
+    for other in (drawn(6, 1), drawn(5, 0), drawn(5, 1, seed=2)):
+        assert not torch.equal(drawn(5, 1), other)
+
+
+def test_processes_draw_the_same_number_of_frames_which_varies(data, recipe):
+    def drawn(step, process):
+        pairs = training.draw_pairs(data["motions"], data["shapes"], recipe, step, process=process, device=CPU)
+        return pairs.clean.shape[1]
+
+    frames = [{drawn(step, process) for process in (0, 1)} for step in range(12)]
+    assert all(len(found) == 1 for found in frames)
+    assert set.union(*frames) == set(recipe.frames)
+
+
+def test_minutes_end_a_run(tmp_path, data, recipe):
+    short = replace(recipe, budget=Budget(10**9, minutes=1e-4))
+    scores = training.train_aligner(tmp_path / "out", short, **data)
+    assert 0 < scores["step"] < 1000
+    again = training.train_aligner(tmp_path / "out", short, resume=True, **data)
+    assert again == scores, "nothing is left of the minutes"
+
+
+def test_the_best_weights_are_kept(tmp_path, data, recipe, monkeypatch):
+    """Weights of the folder are those of the lowest validation, the last ones lie in `last`."""
+    marks = iter([0.5, 0.1, 0.9])
+    row = {"dis": 0.0, "dis_median": 0.0, "dis_p95": 0.0}
+
+    def scored(net, pairs, seen=[]):  # noqa: B006
+        seen.append(0)
+        if len(seen) % len(training.VALIDATION_MISSING) == 1:
+            scored.mark = next(marks)
+        return {"learned": row | {"dis": scored.mark}, "svd": row, "oracle": row}
+
+    monkeypatch.setattr(training, "_scores", scored)
+    best = training.train_aligner(tmp_path / "out", recipe, **data)  # validations after 2, 4 and 6 steps
+    assert (best["step"], best["dis"]) == (4, pytest.approx(0.1))
+    kept, last = weights(tmp_path / "out"), weights(tmp_path / "out" / "last")
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+
+
+def test_what_a_run_leaves(tmp_path, data, recipe):
+    training.train_aligner(tmp_path / "out", recipe, sources=("walk.npz",), **data)
+    out = tmp_path / "out"
+    assert not list(out.glob("**/*partial*"))
+    card = (out / "README.md").read_text()
+    for text in (training.MOCAP_THANKS, "walk.npz", '"batch": 4', "| 0 % | learned |", "| 50 % | oracle |"):
+        assert text in card
+    log = (out / "log.txt").read_text()
+    assert log.count("validation at step") == 6
+    net = load_aligner(out)
+    assert net.config["width"] == recipe.network["width"]
+    assert not logging.getLogger("stableanimator_core.training").handlers, "the log is closed"
+
+
+def test_a_run_is_not_overwritten(tmp_path, data, recipe):
+    training.train_aligner(tmp_path / "out", recipe, **data)
+    with pytest.raises(InputError, match="holds an unfinished or finished run; go on with --resume"):
+        training.train_aligner(tmp_path / "out", recipe, **data)
+    with pytest.raises(InputError, match="was trained with other settings"):
+        training.train_aligner(tmp_path / "out", replace(recipe, batch=5), resume=True, **data)
+    longer = replace(recipe, budget=Budget(8))
+    assert training.train_aligner(tmp_path / "out", longer, resume=True, **data)["step"] <= 8
+    checkpoint = torch.load(tmp_path / "out" / training.CHECKPOINT, weights_only=True)
+    assert checkpoint["step"] == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut"])
+def test_a_damaged_checkpoint(tmp_path, data, recipe, content):
+    (tmp_path / training.CHECKPOINT).write_bytes(content)
+    with pytest.raises(InputError, match="is no checkpoint of this training; give another --out"):
+        training.train_aligner(tmp_path, recipe, resume=True, **data)
+
+
+def test_a_file_is_no_folder(tmp_path, data, recipe):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: is a file; give a folder"):
+        training.train_aligner(tmp_path / "file", recipe, **data)
+
+
+def test_progress_resumes_steps_and_minutes():
+    progress = Progress("x", Budget(10, minutes=1.0))
+    progress.resume(4, 45.0)
+    assert progress.done == pytest.approx(0.75)
+    assert progress.seconds == pytest.approx(45, abs=1)
+    assert next(iter(progress)) == 4
+    steps = Progress("x", Budget(10))
+    steps.resume(4, 45.0)
+    assert list(steps) == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_moving_average_is_restored():
+    module = torch.nn.Linear(2, 2)
+    average, other = MovingAverage(module), MovingAverage(torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        module.weight += 1
+    average.update()
+    other.restore(average.state())
+    assert other.state()["updates"] == 1
+    assert torch.equal(other.state()["average"]["weight"], average.state()["average"]["weight"])
+
+
+@pytest.fixture
+def command(capsys):
+    def call(*argv, status=0):
+        found = cli.main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        assert found == status, err
+        return out if status == 0 else err
+
+    return call
+
+
+def test_command(command, walk, tmp_path):
+    argv = ["train", "alignment", "--out", tmp_path / "out", "--mocap", walk, "--quick", "--steps", 3, "--seed", 5]
+    result = json.loads(command(*argv, "--json"))
+    assert result["scores"]["step"] <= 3
+    assert result["scores"]["missing 0.5"]["learned"]["dis"] > 0
+    assert "body heights from the truth" in command(*argv[:-4], "--steps", 5, "--seed", 5, "--resume")
+    assert '"seed": 5' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_command_refuses(command, walk, tmp_path):
+    def refused(*argv) -> str:
+        error = command("train", "alignment", *argv, status=2)
+        assert error.count("\n") == 1, error
+        return error
+
+    out = ["--out", tmp_path / "out"]
+    assert "not found" in refused(*out, "--mocap", tmp_path / "no.npz")
+    assert "not found" in refused(*out, "--mocap", walk, "--val-mocap", tmp_path / "no.npz")
+    assert "no-shapes.npz" in refused(*out, "--mocap", walk, "--shapes", tmp_path / "no-shapes.npz")
+    (tmp_path / "bad.npz").write_bytes(b"nonsense")
+    assert "is no readable .npz" in refused(*out, "--mocap", tmp_path / "bad.npz")
+    assert "does not exist" in refused("--out", tmp_path / "a" / "b", "--mocap", walk)
+    assert "--mocap" in refused(*out)
+    assert not (tmp_path / "out").exists()
