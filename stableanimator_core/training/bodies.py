@@ -23,8 +23,8 @@ COLUMN = {name: index for index, name in enumerate(COLUMNS)}
 UPRIGHT = ("torso", "thigh", "shank", "ankle_height", "shoulder_to_tragion")  # with the crown they make the stature
 CROWN = 0.131 / 1.756  # of the stature lies above the ear openings
 
-# Built-in adults: means and standard deviations in metres of men and women, COLUMNS from shoulder_width on without
-# the rest being independent: each measure's correlation with the stature.
+# Built-in adults: means and standard deviations in metres of men's and women's COLUMNS from the stature on, and each
+# measure's correlation with the stature.
 _MEN = (1.757, 0.345, 0.171, 0.500, 0.410, 0.419, 0.073, 0.300, 0.268, 0.224, 0.1435, 0.064, 0.1995)
 _MEN_SPREAD = (0.068, 0.016, 0.011, 0.032, 0.028, 0.025, 0.006, 0.016, 0.015, 0.018, 0.005, 0.0034, 0.007)
 _WOMEN = (1.630, 0.303, 0.169, 0.453, 0.380, 0.404, 0.063, 0.279, 0.242, 0.204, 0.1375, 0.062, 0.190)
@@ -120,7 +120,7 @@ def draw_bodies(
 
 
 def resized(rows: Tensor, factor: Tensor) -> Tensor:
-    """Rows [B, 14] with every length times its factor [B, 14]; the stature is what the parts and the crown add up to."""
+    """Rows [B, 14] with every length times its factor [B, 14]; the stature is the sum of its parts and the crown."""
     parts = [COLUMN[name] for name in UPRIGHT]
     stature, head = COLUMN["stature"], COLUMN["head_length"]
     crown = crown_height(rows) * factor[:, head]

@@ -61,15 +61,15 @@ def draw_sizes(count: int, draws: Draws, *, aspect: tuple[float, float], side: t
 
 def draw_cameras(
     people: Tensor, held: Tensor, near: Tensor, framing: Tensor, size: Tensor, draws: Draws, *,
-    focal: tuple[float, float], height: tuple[float, float], pitch: float, roll: float, distance: float, offset: float,
+    focal: tuple[float, float], height: tuple[float, float], pitch: float, roll: float, closest: float, offset: float,
 ) -> Camera:  # fmt: skip
     """Cameras that frame people.
 
     people: [B, F, 21, 3] outlines; held: bool [B, F], frames that the framing has to hold; near: [B], z in metres of
     whatever comes nearest to the camera. framing: [B]; size: [B, 2] px.
-    focal: range in picture heights; where somebody would come closer than `distance` metres, the camera stands
-    farther off with a longer lens. height: range of half of the cameras, metres; pitch, roll: limits in degrees;
-    offset: 0 centres the person, 1 uses all free room of the framing.
+    focal: range in picture heights; where somebody would come closer than the share `closest` of the distance, the
+    camera stands farther off with a longer lens. height: range of half of the cameras, metres; pitch, roll: limits in
+    degrees; offset: 0 centres the person, 1 uses all free room of the framing.
     """
     count = len(people)
     inside = torch.zeros((len(FRAMINGS), people.shape[2]), dtype=torch.bool, device=people.device)
@@ -83,7 +83,7 @@ def draw_cameras(
     middle, extent = (low + high) / 2, high - low
     lens = draws.log_uniform((count,), *focal)
     across = torch.maximum(extent[:, 1], extent[:, 0] * size[:, 1] / size[:, 0])
-    away = torch.maximum(lens * across / fill, near - middle[:, 2] + distance)
+    away = torch.maximum(lens * across / fill, (near - middle[:, 2]) / (1 - closest))
     tilt = _tilt(middle[:, 1], away, draws, height=height, pitch=pitch)
     lean = (draws.normal((count,)) * roll / 3).clamp(-roll, roll).deg2rad()
     axes = _axes(tilt, lean)

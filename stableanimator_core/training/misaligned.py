@@ -18,6 +18,7 @@ from .bodies import (
     COLUMN,
     CROUCHES,
     KNEELS,
+    MID_EAR,
     MID_HIP,
     NODE_MIRROR,
     SITS,
@@ -29,8 +30,9 @@ from .bodies import (
     on_body,
     on_floor,
     turned,
+    unit,
     with_middles,
-)  # fmt: skip
+)
 from .cameras import FRAMINGS, NEAREST, Camera, draw_cameras, draw_sizes, outline
 from .draws import Draws
 
@@ -42,6 +44,7 @@ SAME, OTHER, SIT, CROUCH, KNEEL, AWAY = range(len(KINDS))
 FIRST_FRAMES = 5  # in one of them a fit must exist
 KEPT = 4  # joints, there and in the reference
 MOST_LOST = 0.5  # of the reference's joints
+BEHIND, FAR_SIDE = -0.25, 0.6  # cosines of view and head beyond which a face, an ear is hidden
 HELD = FRAMINGS.index("head and shoulders")  # the framing that never widens to hold a whole clip
 
 # What detectors lose or exchange as one.
@@ -109,14 +112,15 @@ class PairSettings:
     p_whole_clip: float = 0.6  # the driver's framing holds all frames, not just the first (not head and shoulders)
     aspect: tuple[float, float] = (9 / 16, 16 / 9)
     side: tuple[float, float] = (480.0, 1920.0)  # px, the longer one
-    focal: tuple[float, float] = (0.8, 3.0)  # picture heights
+    focal: tuple[float, float] = (1.0, 5.0)  # picture heights
     camera_height: tuple[float, float] = (0.5, 2.0)  # metres
     pitch: float = 20.0
     roll: float = 4.0
-    distance: float = 0.7  # metres, the nearest that any joint comes to the camera
+    closest: float = 0.7  # the nearest that any joint comes to the camera, in distances of where it is aimed
     offset: float = 1.0
 
     # What the detector sees.
+    p_turned_face: float = 0.7  # clips in which faces are lost when they turn from the camera, and far ears
     noise: tuple[float, float] = (0.003, 0.02)  # standard deviation, in standing heights in px
     drifting: float = 0.01  # the slow error's, at most
     p_swap: float = 0.25  # clips in which left and right change places for a while
@@ -186,10 +190,8 @@ def make_pairs(
         for camera, person, rows in zip(cameras, (driver[:, 0], reference), bodies, strict=True)
     ]
 
-    clean, depth = cameras[0].project(driver[..., :18, :])
-    posed, posed_depth = cameras[1].project(reference[:, None, :18])
-    driving, inside = _detected(clean, depth, sizes[0], heights[0], settings, draws)
-    found, found_inside = _detected(posed, posed_depth, sizes[1], heights[1], settings, draws)
+    clean, driving, inside = _detected(driver, cameras[0], sizes[0], heights[0], settings, draws)
+    _, found, found_inside = _detected(reference[:, None], cameras[1], sizes[1], heights[1], settings, draws)
     kept, kept_frame = _kept(inside, found_inside, draws)
     lost = draws.uniform((2, batch), *settings.missing)
     driving_seen = _lose(inside, lost[0], kept_frame[..., None] & kept[:, None], draws)
@@ -314,7 +316,7 @@ def _cameras(
     return [
         draw_cameras(
             people[one], shown[one], near[one], framing[:, one], sizes[one], draws, focal=settings.focal,
-            height=settings.camera_height, pitch=settings.pitch, roll=settings.roll, distance=settings.distance,
+            height=settings.camera_height, pitch=settings.pitch, roll=settings.roll, closest=settings.closest,
             offset=settings.offset,
         )
         for one in range(2)
@@ -327,21 +329,36 @@ def _nearest(nodes: Tensor) -> Tensor:
 
 
 def _detected(
-    clean: Tensor, depth: Tensor, size: Tensor, height: Tensor, settings: PairSettings, draws: Draws
-) -> tuple[Tensor, Tensor]:
-    """Joints as a detector finds them, px [B, F, 18, 2], and which of them lie within the picture, bool [B, F, 18].
+    nodes: Tensor, camera: Camera, size: Tensor, height: Tensor, settings: PairSettings, draws: Draws
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joints of people [B, F, 20, 3] in px [B, F, 18, 2], then as a detector finds them, and where it can: bool.
 
     Every clip has its own strength of jitter and of a slow error, and maybe sides that change places for a while.
+    What lies outside of the picture, or on a head that is turned away, is not found.
     """
+    clean, depth = camera.project(nodes[..., :18, :])
     batch, frames = clean.shape[:2]
-    unit = height[:, None, None, None]
+    tall = height[:, None, None, None]
     swap = _swaps(batch, frames, settings.p_swap, draws)
     found = torch.where(swap[..., None], clean[:, :, MIRROR], clean)
     jitter = draws.log_uniform((batch, 1, 1, 1), *settings.noise) if settings.noise[1] > 0 else 0.0
     slow = draws.uniform((batch, 1, 1, 1), 0.0, settings.drifting)
-    found = found + unit * (jitter * draws.normal(clean.shape) + slow * _slow(clean.shape, draws))
+    found = found + tall * (jitter * draws.normal(clean.shape) + slow * _slow(clean.shape, draws))
     inside = ((found > 0) & (found < size[:, None, None])).all(-1) & (depth > NEAREST)
-    return found, inside
+    hides = draws.chance((batch, 1, 1), settings.p_turned_face)
+    return clean, found, inside & ~(hides & _turned_from(nodes, camera))
+
+
+def _turned_from(nodes: Tensor, camera: Camera) -> Tensor:
+    """Face joints that the head hides: nose and eyes from behind, an ear on the far side. bool [B, F, 18]."""
+    ears = nodes[..., MID_EAR, :]
+    sight = unit(camera.eye[:, None] - ears)
+    ahead = (unit(nodes[..., 0, :] - ears) * sight).sum(-1, keepdim=True)  # [B, F, 1]
+    leftwards = (unit(nodes[..., 17, :] - nodes[..., 16, :]) * sight).sum(-1)
+    hidden = torch.zeros((*ears.shape[:2], len(MIRROR)), dtype=torch.bool, device=nodes.device)
+    hidden[..., [0, 14, 15]] = ahead < BEHIND
+    hidden[..., 16], hidden[..., 17] = leftwards > FAR_SIDE, leftwards < -FAR_SIDE
+    return hidden
 
 
 def _slow(shape: Sequence[int], draws: Draws) -> Tensor:
