@@ -115,7 +115,7 @@ def _print_alignment(scores: dict[str, Any], report: Report) -> None:
             kept = "" if path["ratio"] is None else f"{path['ratio']:7.2f} (corr. {path['correlation']:.2f})"
             report.line(
                 f"{name:38} {row['dis']:7.4f} {row['dis_median']:7.4f} {row['dis_p95']:7.4f} "
-                f"{row['worse_than_none']:16d} {scores['failures'][name]:7d} {kept}"
+                f"{row['worse_than_none']:16d} {row['failed']:7d} {kept}"
             )
     methods = [name for name, row in scores["methods"].items() if row is not None]
     report.line(f"{'mean distance':38} {'pairs':>7} " + " ".join(f"{name:>8}" for name in methods))

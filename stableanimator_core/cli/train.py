@@ -54,7 +54,7 @@ def train_alignment_command(args: argparse.Namespace, report: Report) -> dict:
     """Train the alignment network and say how good it is."""
     if not args.out.parent.is_dir():
         raise InputError(f"output folder {args.out.parent} does not exist; create it or choose another --out")
-    from ..training.aligner import AlignerRecipe, quick_recipe, train_aligner
+    from ..training.aligner import AlignerRecipe, describe_source, quick_recipe, train_aligner
     from ..training.loop import Budget
     from ..training.misaligned import Motions
 
@@ -65,11 +65,12 @@ def train_alignment_command(args: argparse.Namespace, report: Report) -> dict:
     motions = Motions.load(args.mocap, "cpu")
     validation = motions if args.val_mocap is None else Motions.load(args.val_mocap, "cpu")
     shapes, validation_shapes = (shapes_of(args.shapes, split) for split in ("train", "val"))
+    files = [path for path in (args.mocap, args.val_mocap, args.shapes) if path is not None]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     start = time.monotonic()
     scores = train_aligner(
         args.out, recipe, motions=motions, shapes=shapes, validation=validation, validation_shapes=validation_shapes,
-        resume=args.resume, sources=tuple(path.name for path in (args.mocap, args.shapes) if path is not None),
+        resume=args.resume, sources=tuple(map(describe_source, files)),
     )  # fmt: skip
     seconds = time.monotonic() - start
     for name, rows in scores.items():

@@ -34,9 +34,12 @@ LOG = "log.txt"
 VALIDATION_SEED = 7_000_000  # of pairs that no training step draws
 VALIDATION_MISSING = (0.0, 0.5)  # shares of lost joints; the mean over both chooses the best weights
 VALIDATION_CHUNK = 256  # pairs at a time
-MOCAP_THANKS = (
+MOCAP_NAME = "CMU mocap"  # the licence that files of this database state
+MOCAP_TERMS = (
+    "CMU Graphics Lab Motion Capture Database, http://mocap.cs.cmu.edu: free for use in research, may be part of",
+    "products that are sold, may not be resold as such.",
     "The data used in this project was obtained from mocap.cs.cmu.edu. "
-    "The database was created with funding from NSF EIA-0196217."
+    "The database was created with funding from NSF EIA-0196217.",
 )
 
 
@@ -45,7 +48,7 @@ class AlignerRecipe:
     """The network, its data and its budget."""
 
     budget: Budget = Budget(60_000)
-    batch: int = 256  # pairs a step, in each process
+    batch: int = 512  # pairs a step, in each process
     frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a step's pairs: one of these
     pairs: PairSettings = PairSettings()
     network: dict[str, Any] = field(default_factory=dict)  # arguments of AlignmentNet
@@ -81,6 +84,7 @@ def train_aligner(
     state = PartialState(cpu=not torch.cuda.is_available())
     device = state.device if device is None else torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
+    torch.backends.cuda.matmul.allow_tf32 = True
     with _log_to(out / LOG) if state.is_main_process else nullcontext():
         return _train(
             _Run(out, recipe, device), state, motions, shapes, validation, validation_shapes or shapes, resume, sources
@@ -241,11 +245,11 @@ def write_card(
         "",
         "## Data",
         "",
-        "Pairs of one motion on two bodies before two cameras, made during training from captured motion and measured",
-        f"body shapes{': ' + ', '.join(sources) if sources else ''}.",
+        "Pairs of one motion on two bodies before two cameras, made during training from captured motion and body",
+        "shapes. None of the data is in this folder.",
         "",
-        "Motion: CMU Graphics Lab Motion Capture Database, free for use in research and commercial products; the data",
-        "itself may not be resold. " + MOCAP_THANKS,
+        *(f"- {source}" for source in sources),
+        *(["", *MOCAP_TERMS] if any(MOCAP_NAME in source for source in sources) else []),
         "",
         "## Scores on validation motion",
         "",
@@ -272,6 +276,17 @@ def write_card(
     path = out / CARD
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def describe_source(path: Path) -> str:
+    """A data file's name with the licences that its clips state, for the model card."""
+    with np.load(path, allow_pickle=False) as data:
+        try:
+            clips = json.loads(str(data["meta_json"])) if "meta_json" in data.files else []
+            stated = sorted({str(clip["licence"]) for clip in clips})
+        except (ValueError, KeyError, TypeError):
+            stated = []
+    return f"{path.name}: {'; '.join(stated) or 'the file states no licence'}"
 
 
 def quick_recipe() -> AlignerRecipe:

@@ -169,17 +169,34 @@ def test_the_best_weights_are_kept(tmp_path, data, recipe, monkeypatch):
 
 
 def test_what_a_run_leaves(tmp_path, data, recipe):
-    training.train_aligner(tmp_path / "out", recipe, sources=("walk.npz",), **data)
+    training.train_aligner(tmp_path / "out", recipe, sources=("walk.npz: my own",), **data)
     out = tmp_path / "out"
     assert not list(out.glob("**/*partial*"))
     card = (out / "README.md").read_text()
-    for text in (training.MOCAP_THANKS, "walk.npz", '"batch": 4', "| 0 % | learned |", "| 50 % | oracle |"):
+    for text in ("- walk.npz: my own", '"batch": 4', "| 0 % | learned |", "| 50 % | oracle |"):
         assert text in card
     log = (out / "log.txt").read_text()
     assert log.count("validation at step") == 6
     net = load_aligner(out)
     assert net.config["width"] == recipe.network["width"]
     assert not logging.getLogger("stableanimator_core.training").handlers, "the log is closed"
+
+
+def test_the_card_thanks_whom_the_data_came_from(tmp_path, walk):
+    with np.load(walk) as data:
+        arrays = dict(data)
+    clips = [{"licence": "CMU mocap (see README.md)"}, {"licence": "my own"}]
+    np.savez(tmp_path / "stated.npz", meta_json=json.dumps(clips), **arrays)
+    np.savez(tmp_path / "broken.npz", meta_json="{", **arrays)
+    stated = training.describe_source(tmp_path / "stated.npz")
+    assert stated == "stated.npz: CMU mocap (see README.md); my own"
+    unknown = [training.describe_source(path) for path in (walk, tmp_path / "broken.npz")]
+    assert all("states no licence" in text for text in unknown)
+    recipe = training.quick_recipe()
+    for sources, thanked in (((stated,), True), (tuple(unknown), False)):
+        card = training.write_card(tmp_path, recipe, {}, sources=sources, minutes=1, processes=1).read_text()
+        thanks = "obtained from mocap.cs.cmu.edu. The database was created with funding from NSF EIA-0196217."
+        assert (thanks in card) == thanked
 
 
 def test_a_run_is_not_overwritten(tmp_path, data, recipe):
