@@ -32,9 +32,9 @@ WINDOW = 5
 # A frame is fitted when it shows at least this share of the trust that the clip's best frame shows.
 COVERAGE = 0.5
 
-# Weight, against a frame's own, of the vote that the bodies are upright and as large as their spreads say: it wins
-# where the shared joints are few or close together.
-PRIOR = 0.02
+# Weight, against that of a frame's own fit, of the vote that no body is turned: it wins where the shared joints are
+# few, close together or in other postures, which turn a fit more often than cameras are tilted.
+UPRIGHT = 0.1
 
 
 class Place(NamedTuple):
@@ -81,7 +81,7 @@ def guide(driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tens
 
     driving: [B, F, 18, 2] px, seen: bool [B, F, 18], reference: [B, 18, 2] px, reference_seen: bool [B, 18].
     The clip's transform takes the first frames' shared joints to the reference's. Its angle is the median over all
-    frames, its size that over the first frames, and a frame weighs the more the closer its posture comes to the
+    frames, its size that over the first ones, and a frame weighs the more the closer its posture comes to the
     reference's. Clips that share one joint are matched by it and by their spreads, those that share none by centres
     and spreads. Shifting or scaling either picture changes nothing but the places.
     """
@@ -163,20 +163,19 @@ def _first(good: Tensor) -> Tensor:
 
 
 def _median(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted median with one vote of PRIOR per voting frame for 0. values, weight: [B, F] -> [B]."""
-    prior = PRIOR * (weight > 0).sum(1, keepdim=True).clamp_min(1)
-    ordered, order = torch.cat([values, torch.zeros_like(prior, dtype=values.dtype)], 1).sort(1)
-    below = torch.cat([weight, prior], 1).gather(1, order).cumsum(1)
+    """Weighted median. values, weight: [B, F] -> [B]."""
+    ordered, order = values.sort(1)
+    below = weight.gather(1, order).cumsum(1)
     middle = (below < below[:, -1:] / 2).sum(1, keepdim=True)
     return ordered.gather(1, middle).squeeze(1)
 
 
 def _median_angle(angle: Tensor, weight: Tensor) -> Tensor:
-    """Weighted median of angles in radians, taken around their mean direction, with the same prior for 0."""
-    prior = PRIOR * (weight > 0).sum(1).clamp_min(1)
-    mean = torch.atan2((weight * angle.sin()).sum(1), (weight * angle.cos()).sum(1) + prior)[:, None]  # [B, 1]
-    values = torch.cat([angle, torch.zeros_like(mean)], 1) - mean
-    offset, order = torch.remainder(values + math.pi, 2 * math.pi).sub(math.pi).sort(1)
-    below = torch.cat([weight, prior[:, None]], 1).gather(1, order).cumsum(1)
-    middle = (below < below[:, -1:] / 2).sum(1, keepdim=True)
-    return (mean + offset.gather(1, middle)).squeeze(1)
+    """Weighted median of angles in radians, taken around their mean direction, with a vote of UPRIGHT per voting frame
+    for 0. angle, weight: [B, F] -> [B].
+    """
+    upright = UPRIGHT * (weight > 0).sum(1, keepdim=True).clamp_min(1)  # [B, 1]
+    angle, weight = torch.cat([angle, torch.zeros_like(upright)], 1), torch.cat([weight, upright], 1)
+    mean = torch.atan2((weight * angle.sin()).sum(1), (weight * angle.cos()).sum(1))  # [B]
+    offset = torch.remainder(angle - mean[:, None] + math.pi, 2 * math.pi) - math.pi
+    return mean + _median(offset, weight)
