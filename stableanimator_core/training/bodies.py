@@ -46,12 +46,12 @@ KNEE_CLEARANCE, SEAT_CLEARANCE = 0.03, 0.055  # of the stature: a knee's and the
 POSTURES = {
     # posture: thigh, other thigh, shank, other shank, outwards, lean
     "on a chair": ((72, 98), (72, 98), (-15, 25), (-15, 25), (-3, 28), (-15, 25)),
-    "on the floor": ((92, 135), (92, 135), (20, 85), (20, 85), (-3, 40), (-20, 20)),
+    "on the floor": ((92, 122), (92, 122), (20, 65), (20, 65), (-3, 40), (-20, 20)),
     "half a squat": ((45, 85), (45, 85), (-45, -25), (-45, -25), (0, 35), (15, 45)),
     "a squat": ((85, 128), (85, 128), (-45, -25), (-45, -25), (0, 45), (10, 40)),
-    "on both knees": ((-5, 20), (-5, 20), (-100, -80), (-100, -80), (0, 15), (-5, 15)),
-    "on the heels": ((75, 95), (75, 95), (-98, -82), (-98, -82), (0, 25), (-5, 15)),
-    "on one knee": ((75, 100), (-15, 15), (-15, 10), (-100, -80), (0, 20), (-5, 20)),
+    "on both knees": ((-5, 20), (-5, 20), (-105, -91), (-105, -91), (0, 15), (-5, 15)),
+    "on the heels": ((70, 88), (70, 88), (-102, -90), (-102, -90), (0, 25), (-5, 15)),
+    "on one knee": ((75, 100), (-15, 15), (-15, 10), (-105, -91), (0, 20), (-5, 20)),
 }
 SITS, CROUCHES, KNEELS = (0.7, 0.3, 0, 0, 0, 0, 0), (0, 0, 0.5, 0.5, 0, 0, 0), (0, 0, 0, 0, 0.3, 0.3, 0.4)
 
@@ -259,7 +259,7 @@ def in_posture(nodes: Tensor, posture: Tensor, draws: Draws) -> Tensor:
     thigh, shank, lean = angles[:, :2], angles[:, 2:4], angles[:, 5]
     # Legs of one range differ little from each other: the second one starts from the first one's draw.
     alike = (low[:, [0, 2]] == low[:, [1, 3]]).all(1, keepdim=True)
-    differ = torch.tensor([10.0, 10.0], device=nodes.device).deg2rad() * draws.normal((count, 2)).clamp(-2, 2)
+    differ = 0.15 * draws.normal((count, 2)).clamp(-1.5, 1.5)
     thigh = torch.where(alike, torch.stack([thigh[:, 0], thigh[:, 0] + differ[:, 0]], 1), thigh)
     shank = torch.where(alike, torch.stack([shank[:, 0], shank[:, 0] + differ[:, 1]], 1), shank)
     outwards = draws.uniform((count, 2), low[:, 4:5], high[:, 4:5])

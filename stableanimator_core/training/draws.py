@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Draws:
-    """Draws from a generator; every answer is a tensor on its device."""
+    """Draws from a generator; every answer is a tensor on `device`, where the generator must be, too."""
 
-    def __init__(self, generator: torch.Generator):
+    def __init__(self, generator: torch.Generator, device: torch.device | str):
         self.generator = generator
-        self.device = generator.device
+        self.device = torch.device(device)
 
     def uniform(self, shape: Sequence[int], low: float | Tensor = 0.0, high: float | Tensor = 1.0) -> Tensor:
         """Floats from low to high; bounds are numbers or tensors of that shape."""

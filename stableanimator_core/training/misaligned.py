@@ -122,7 +122,7 @@ class PairSettings:
     # What the detector sees.
     p_turned_face: float = 0.7  # clips in which faces are lost when they turn from the camera, and far ears
     noise: tuple[float, float] = (0.003, 0.02)  # standard deviation, in standing heights in px
-    drifting: float = 0.01  # the slow error's, at most
+    slow_noise: float = 0.01  # the slow error's, at most
     p_swap: float = 0.25  # clips in which left and right change places for a while
     missing: tuple[float, float] = (0.0, 0.7)  # share lost of the joints within the picture, driver and reference
 
@@ -167,7 +167,7 @@ def make_pairs(
     The truth is the reference's body in the driver's motion, in the reference's picture: at the clip's first frame its
     pelvis is over the same spot of floor as the reference's, and its heading relative to the camera is the driver's.
     """
-    draws = Draws(generator)
+    draws = Draws(generator, device)
     kind = draws.one_of(
         batch,
         (settings.p_same_pose, settings.p_other_pose, settings.p_sit, settings.p_crouch, settings.p_kneel,
@@ -341,8 +341,8 @@ def _detected(
     tall = height[:, None, None, None]
     swap = _swaps(batch, frames, settings.p_swap, draws)
     found = torch.where(swap[..., None], clean[:, :, MIRROR], clean)
-    jitter = draws.log_uniform((batch, 1, 1, 1), *settings.noise) if settings.noise[1] > 0 else 0.0
-    slow = draws.uniform((batch, 1, 1, 1), 0.0, settings.drifting)
+    jitter = draws.uniform((batch, 1, 1, 1), *settings.noise)
+    slow = draws.uniform((batch, 1, 1, 1), 0.0, settings.slow_noise)
     found = found + tall * (jitter * draws.normal(clean.shape) + slow * _slow(clean.shape, draws))
     inside = ((found > 0) & (found < size[:, None, None])).all(-1) & (depth > NEAREST)
     hides = draws.chance((batch, 1, 1), settings.p_turned_face)
@@ -411,7 +411,8 @@ def _lose(inside: Tensor, share: Tensor, kept: Tensor, draws: Draws) -> Tensor:
     weak = weak + 1e-3 * single
     order = weak.masked_fill(kept, 2.0).masked_fill(~inside, 3.0).flatten(1).argsort(1).argsort(1)  # ranks
     there = inside.flatten(1).sum(1)
-    count = torch.minimum((share * there).round().long(), there - (kept & inside).flatten(1).sum(1))
+    wanted = (share * there + draws.uniform(share.shape)).floor().long()  # the share on average, however few there are
+    count = torch.minimum(wanted, there - (kept & inside).flatten(1).sum(1))
     return inside & (order.view_as(inside) >= count[:, None, None])
 
 
