@@ -12,7 +12,7 @@ from ..stableanimator_core.weights.registry import POSES
 from .convert import image_to_pixels
 from .errors import one_line_errors
 from .folders import places
-from .progress import fetch, frame_progress, show_text
+from .progress import frame_progress, provide, show_text
 from .wire import CATEGORY, PoseKeypoint
 
 DETECTORS = ("dwpose",)
@@ -83,8 +83,7 @@ class StableAnimatorExtractPoses(io.ComfyNode):
         fill_gap: int, smooth: float, download: bool,
     ) -> io.NodeOutput:  # fmt: skip
         node = cls.hidden.unique_id
-        if download:
-            fetch(POSES, node)
+        provide(POSES, download, node)
         device = model_management.get_torch_device()
         model_management.free_memory(BYTES, device)
         found = extract_poses(

@@ -73,7 +73,8 @@ class StableAnimatorEncodeFace(io.ComfyNode):
             show_text(node, f"identity path off: {error}")
             return io.NodeOutput(None)
         through = "" if detector else " through the pose"
-        show_text(node, f"face found{through}, {found.box[2] - found.box[0]:.0f} px wide in the picture")
+        text = f"face found{through}, {found.box[2] - found.box[0]:.0f} px wide in the picture"
+        show_text(node, "\n".join((text, *(detector.notes if detector else ()))))
         return io.NodeOutput(found._replace(embedding=found.embedding.cpu()))
 
 

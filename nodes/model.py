@@ -10,11 +10,11 @@ from comfy_api.latest import io
 
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.weights import V1_CONFIG, available_models, find_model, load_models
-from ..stableanimator_core.weights.registry import FACES, FILES, V1
+from ..stableanimator_core.weights.registry import DOWNLOADS, FILES, V1
 from .errors import one_line_errors
 from .folders import places
 from .patchers import AnimatorModel
-from .progress import fetch
+from .progress import provide
 from .wire import CATEGORY, Model
 
 DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -68,8 +68,8 @@ class StableAnimatorLoadModel(io.ComfyNode):
         if model not in found or dtype not in DTYPES:
             known = ", ".join(found if model not in found else DTYPES)
             raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
-        if model == V1_CONFIG.name and download:
-            fetch((*V1, *FACES), cls.hidden.unique_id)
+        if model == V1_CONFIG.name:
+            provide(DOWNLOADS["v1"] if download else V1, download, cls.hidden.unique_id)
         chosen = found[model].model
         loaded = load_models(chosen, dtype=DTYPES[dtype] or _auto_dtype(chosen), places=places())
         return io.NodeOutput(AnimatorModel.of(loaded))

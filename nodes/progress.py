@@ -14,6 +14,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
+from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.hjb import HJBConfig
 from ..stableanimator_core.pipeline import Hooks, from_uint8
 from ..stableanimator_core.vae import cell_size, encode_image
@@ -60,11 +61,19 @@ def sampling_hooks(
     return Hooks(on_step=on_step, on_iteration=on_iteration, on_forward=throw_exception_if_processing_interrupted)
 
 
-def fetch(keys: Sequence[str], node_id: str) -> None:
-    """Download the published files that are missing, with progress and cancel; complete ones cost one question."""
+def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
+    """Make sure that these published files are here: download what is missing, if that is allowed.
+
+    With progress and cancel. Raises WeightsError where files are missing and may not, or cannot, be downloaded.
+    """
     missing = [key for key in keys if places().find(key) is None]
     if not missing:
         return
+    if not allowed:
+        try:
+            places().require(*missing)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; or switch download on in this node") from None
     bar = ProgressBar(100, node_id=node_id)
     shown = None
 

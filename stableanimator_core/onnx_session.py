@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from .errors import InputError, WeightsError
+from .files import FETCH_AGAIN, check_file
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 FATAL_ONLY = 4  # onnxruntime's log severity; what goes wrong is raised or said in the session's note
-GIT_LFS_POINTER = b"version https://git-lfs"
 
-INSTALL_GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-DOWNLOAD = "get the file again: python -m stableanimator_core weights download"
+INSTALL_GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
 
 Shape = tuple[int | None, ...]  # None: any size
 
@@ -38,25 +37,24 @@ class Session(NamedTuple):
     runner: Any  # onnxruntime.InferenceSession
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs, in the graph's order, of the inputs by name. Raises InputError when the GPU fails."""
+        """All outputs, in the graph's order, of the inputs by name. Raises InputError when the network fails."""
         try:
             return self.runner.run(None, dict(feeds))
         except Exception as error:  # onnxruntime's errors have no common base
-            if self.provider == "CPU":
-                raise
-            raise InputError(
-                f"{self.path}: failed on the GPU ({_one_line(error)}); close what fills its memory, or use device cpu"
-            ) from error
+            where, fix = "CPU", FETCH_AGAIN
+            if self.provider == "CUDA":
+                where, fix = "GPU", "close what fills its memory, or use device cpu"
+            raise InputError(f"{self.path}: failed on the {where} ({_one_line(error)}); {fix}") from error
 
     def expect(self, what: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
         """Raises WeightsError unless names and shapes are these. None matches any size; free dimensions match all."""
         found = f"{_listed_all(self.inputs)} -> {_listed_all(self.outputs)}"
         wanted = f"{_listed_all(inputs.items())} -> {_listed_all(outputs.items())}"
         if not (_same_ports(self.inputs, inputs) and _same_ports(self.outputs, outputs)):
-            raise WeightsError(f"{self.path}: not {what}: the graph is {found}, expected is {wanted}; {DOWNLOAD}")
+            raise WeightsError(f"{self.path}: not {what}: the graph is {found}, expected is {wanted}; {FETCH_AGAIN}")
         kinds = {port.type for port in self.runner.get_inputs()}
         if kinds != {"tensor(float)"}:
-            raise WeightsError(f"{self.path}: takes {', '.join(sorted(kinds))}, expected is float32; {DOWNLOAD}")
+            raise WeightsError(f"{self.path}: takes {', '.join(sorted(kinds))}, expected is float32; {FETCH_AGAIN}")
 
 
 def open_session(path: Path, device: str = "auto") -> Session:
@@ -73,9 +71,11 @@ def open_session(path: Path, device: str = "auto") -> Session:
             f"onnxruntime, which finds people and faces, cannot be imported ({error}); "
             "pip install onnxruntime-gpu (NVIDIA GPU) or pip install onnxruntime (all others)"
         ) from error
-    _check_file(path)
+    check_file(path)
     if wanted is None:
         return _session(path, _runner(onnxruntime, path, [CPU]), None)
+    if torch.version.hip:
+        return _session(path, _runner(onnxruntime, path, [CPU]), "people and faces are found on the CPU on AMD GPUs")
     if not _nvidia_gpu():
         note = f"device {device}: torch sees no NVIDIA GPU, so people and faces are found on the CPU; "
         fix = "install NVIDIA's driver and torch for CUDA, or choose device cpu"
@@ -114,17 +114,6 @@ def _nvidia_gpu() -> bool:
     return torch.cuda.is_available() and torch.version.cuda is not None
 
 
-def _check_file(path: Path) -> None:
-    """Raises WeightsError for what is no network at first sight."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(GIT_LFS_POINTER))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {DOWNLOAD}") from error
-    if start == GIT_LFS_POINTER:
-        raise WeightsError(f"{path}: a Git LFS pointer in place of the network; git lfs pull, or {DOWNLOAD}")
-
-
 def _runner(onnxruntime: Any, path: Path, providers: list) -> Any:
     """onnxruntime's own session. Raises WeightsError with the reason as its cause."""
     options = onnxruntime.SessionOptions()
@@ -136,7 +125,7 @@ def _runner(onnxruntime: Any, path: Path, providers: list) -> Any:
         # Its own fallback prints to stdout, where the command line's JSON goes.
         return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base
-        raise WeightsError(f"{path}: damaged or not an ONNX network ({_one_line(error)}); {DOWNLOAD}") from error
+        raise WeightsError(f"{path}: damaged or not an ONNX network ({_one_line(error)}); {FETCH_AGAIN}") from error
 
 
 def _load_cuda_libraries(onnxruntime: Any) -> str:

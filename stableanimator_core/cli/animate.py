@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..face import FaceDetector
     from ..hjb import HJBConfig
     from ..pipeline import Animation, Hooks, StableAnimator
-    from ..weights import Places
+    from ..weights import ModelConfig, Places
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -75,20 +75,25 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate a picture and write the video."""
     from ..pipeline import SamplingConfig
     from ..video import check_output, read_image, write_video
+    from ..weights import V1_CONFIG, config_of
+    from ..weights.registry import V1
 
     check_output(args.out)
     picture = read_image(args.reference)
     places = places_of(args)
     finder = PoseFinder(places, args.device, report)
     check_material(args, finder)
-    animator, device = load_animator(args)
-    hjb = hjb_settings(animator, args)
+    config = config_of(args.model)
+    hjb = hjb_settings(config, args)
     width, height = args.size or (None, None)
-    SamplingConfig.for_model(animator.models.config, width=width, height=height)  # refuses before the long work
-    face_detector = load_face_detector(animator, places, args.device)
+    SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work
+    if args.model == V1_CONFIG.name:
+        places.require(*V1)
     reference_pose = read_reference_pose(args, picture, finder)
     driving = read_driving(args, finder)
-    finder.close()
+    finder.close()  # before the model is loaded: both at once may not fit
+    animator, device = load_animator(args)
+    face_detector = load_face_detector(animator, places, args.device)
     result = animator.animate(
         picture,
         driving.poses,
@@ -107,7 +112,8 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]
-    notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *result.notes)))
+    detector_notes = face_detector.notes if face_detector else ()
+    notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *detector_notes, *result.notes)))
     for note in notes:
         report.note(f"note: {note}")
     report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
@@ -149,11 +155,10 @@ def load_face_detector(animator: "StableAnimator", places: "Places", device: str
     return FaceDetector.load(places, device)
 
 
-def hjb_settings(animator: "StableAnimator", args: argparse.Namespace) -> "HJBConfig":
+def hjb_settings(config: "ModelConfig", args: argparse.Namespace) -> "HJBConfig":
     """The model's HJB settings with what the options say instead. Raises InputError."""
     from ..pipeline import model_hjb
 
-    config = animator.models.config
     steps = args.steps or config.steps
     first, last = args.hjb_steps or (None, None)
     if last is not None and first <= last and last >= steps:

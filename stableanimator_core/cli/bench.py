@@ -40,13 +40,13 @@ def register(commands) -> None:
 def bench_command(args: argparse.Namespace, report: Report) -> dict:
     """Measure a model and print the seconds and gigabytes of each stage."""
     from ..evaluation.bench import STAGES, run_bench
-    from ..pipeline import SamplingConfig, StableAnimator
+    from ..pipeline import SamplingConfig
 
     models = load_models(args)
     width, height = args.size or (None, None)
     settings = SamplingConfig.for_model(models.config, width=width, height=height, steps=args.steps, seed=args.seed)
     result = run_bench(
-        models, settings, hjb_settings(StableAnimator(models), args), frames=args.frames, repeats=args.repeats,
+        models, settings, hjb_settings(models.config, args), frames=args.frames, repeats=args.repeats,
         on_stage=lambda done, stage: report.progress(done, len(STAGES), f"stages measured, next: {stage}"),
     )  # fmt: skip
     for title, key in ROWS:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import InputError
+from ..files import PROGRAM
 from ..preflight import Finding, Installation, check_installation, describe_system
 from .arguments import add_json, add_places, places_of, size
 from .report import Report
@@ -93,7 +94,7 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
     elif args.driving:
         attempt(lambda: finder.check("give --driving POSES.json"))
         what = f"{args.driving}: a video is not examined until its poses are found"
-        fix = f'python -m stableanimator_core poses extract --video "{args.driving}" --out driving.json'
+        fix = f'{PROGRAM} poses extract --video "{args.driving}" --out driving.json'
         findings.append(Finding("note", what, fix))
     if config is None:
         return findings
@@ -135,4 +136,4 @@ def _print(result: dict, installation: Installation, report: Report) -> None:
             report.line(f"{level.upper() if level == 'problem' else level}: {finding['what']}")
             report.line(f"    fix: {finding['fix']}")
     if result["ok"]:
-        report.line("everything that is needed is here; try: python -m stableanimator_core demo")
+        report.line(f"everything that is needed is here; try: {PROGRAM} demo")

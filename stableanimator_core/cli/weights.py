@@ -168,13 +168,13 @@ def verify_command(args: argparse.Namespace, report: Report) -> dict:
 
 def files_named(names: list[str]) -> list[str]:
     """Registry keys of group and file names. Raises InputError naming what exists."""
-    from ..weights.registry import FILES, GROUPS
+    from ..weights.registry import DOWNLOADS, FILES
 
     keys = []
     for name in names:
-        if name not in ("all", *GROUPS, *FILES):
-            raise InputError(f"no weights called '{name}'; there are all, {', '.join((*GROUPS, *FILES))}")
-        keys += FILES if name == "all" else GROUPS.get(name, (name,))
+        if name not in (*DOWNLOADS, *FILES):
+            raise InputError(f"no weights called '{name}'; there are {', '.join((*DOWNLOADS, *FILES))}")
+        keys += DOWNLOADS.get(name, (name,))
     return list(dict.fromkeys(keys))
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import PoseError, WeightsError
-from ..onnx_session import DOWNLOAD, Session, Shape, fits, listed, open_session
+from ..errors import InputError, PoseError, WeightsError
+from ..files import FETCH_AGAIN
+from ..onnx_session import Session, Shape, fits, listed, open_session
 from ..skeleton import HAND_POINTS
 from . import dwpose
 
@@ -132,9 +133,10 @@ class _Network:
 
     def run(self, items: Sequence[Any], picture: Callable[[Any], np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Each item's outputs by name, without the batch axis. picture: item -> [3, H, W]."""
-        at_once = self._fixed_batch or self._most
-        for start in range(0, len(items), at_once):
-            pictures = [picture(item) for item in items[start : start + at_once]]
+        start = 0
+        while start < len(items):
+            pictures = [picture(item) for item in items[start : start + (self._fixed_batch or self._most)]]
+            start += len(pictures)
             batch = np.zeros((self._fixed_batch or len(pictures), 3, *self.size), dtype=np.float32)
             batch[: len(pictures)] = pictures
             outputs = self._run_batch(batch)
@@ -143,13 +145,21 @@ class _Network:
 
     def _run_batch(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         names = [name for name, _ in self._session.outputs]
-        outputs = dict(zip(names, self._session.run({self._name: batch})))
+        try:
+            raw = self._session.run({self._name: batch})
+        except InputError:
+            if self._fixed_batch or len(batch) == 1:
+                raise
+            self._most = 1  # a file may promise any batch and be made for one, or memory may be short
+            single = [self._session.run({self._name: one[None]}) for one in batch]
+            raw = [np.concatenate(parts) for parts in zip(*single)]
+        outputs = dict(zip(names, raw))
         for name, shape in self._outputs.items():  # what the file left open shows only now
             wanted = (len(batch), *shape[1:])
             if not fits(outputs[name].shape, wanted):
                 raise WeightsError(
                     f"{self._session.path}: not {self._what}: {listed(name, outputs[name].shape)}, "
-                    f"expected is {listed(name, wanted)}; {DOWNLOAD}"
+                    f"expected is {listed(name, wanted)}; {FETCH_AGAIN}"
                 )
         return outputs
 

@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import WeightsError
-from .places import is_lfs_pointer
+from ..files import FETCH_AGAIN, check_file
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
-FETCH = "python -m stableanimator_core weights download v1"
+SOURCE, SOURCE_BYTES = "stableanimator_source", "stableanimator_source_bytes"  # in a copy's metadata
+SPARE = 1 << 30  # bytes that stay free on the disk
 
 
 def read_weights(path: Path) -> State:
@@ -34,7 +35,7 @@ def read_weights(path: Path) -> State:
         return read_kept(path, read_pickle)
     check_file(path)
     origin = _origin(path)
-    source = path.with_name(origin.get("source", path.name))
+    source = path.with_name(Path(origin.get(SOURCE, "")).name or path.name)
     if source != path and source.is_file() and _describe(source) != origin:
         return read_kept(source, read_pickle)
     return read_safetensors(path)
@@ -46,7 +47,7 @@ def read_safetensors(path: Path) -> State:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged ({error}); delete it, then: {FETCH}") from error
+        raise WeightsError(f"{path}: damaged ({error}); {FETCH_AGAIN}") from error
 
 
 def read_kept(path: Path, read: Callable[[Path], State]) -> State:
@@ -79,41 +80,26 @@ def read_pickle(path: Path) -> State:
             fault = f"refused: it asks for code ({code[1]}), and weights are tensors alone"
         else:
             fault = f"damaged, or no file of torch.save ({_first_line(error)})"
-        raise WeightsError(f"{path}: {fault}; delete it, then: {FETCH}") from error
+        raise WeightsError(f"{path}: {fault}; {FETCH_AGAIN}") from error
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
     if not isinstance(data, dict) or not data:
         what = "nothing" if data == {} else f"a {type(data).__name__}"
-        raise WeightsError(f"{path}: holds {what}, not tensors by name; these are no weights of a network")
+        raise WeightsError(f"{path}: holds {what}, not a network's tensors by name; {FETCH_AGAIN}")
     others = [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
         kind = type(data[others[0]]).__name__
         raise WeightsError(
             f"{path}: {len(others)} of {len(data)} entries are no tensors by name (first: {others[0]!r}, a {kind}); "
-            "these are no weights of a network"
+            f"these are no weights of a network; {FETCH_AGAIN}"
         )
     prefix = "module." if all(key.startswith("module.") for key in data) else ""
     return {key.removeprefix(prefix): tensor.detach() for key, tensor in data.items()}
 
 
-def check_file(path: Path) -> None:
-    """Raise WeightsError for a file that is absent, or whose first bytes are not those of weights."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(256).lstrip()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if is_lfs_pointer(path):
-        raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; delete it, then: {FETCH}")
-    if not start:
-        raise WeightsError(f"{path}: is empty; delete it, then: {FETCH}")
-    if start.startswith(b"<"):
-        raise WeightsError(f"{path}: is a web page, not the weights; delete it, then: {FETCH}")
-
-
 def _describe(source: Path) -> dict[str, str]:
     """What a copy says about the file that it was made from."""
-    return {"source": source.name, "source_bytes": str(source.stat().st_size)}
+    return {SOURCE: source.name, SOURCE_BYTES: str(source.stat().st_size)}
 
 
 def _origin(copy: Path) -> dict[str, str]:
@@ -123,18 +109,21 @@ def _origin(copy: Path) -> dict[str, str]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
-    return {key: metadata[key] for key in ("source", "source_bytes") if key in metadata}
+    return {key: metadata[key] for key in (SOURCE, SOURCE_BYTES)} if SOURCE in metadata else {}
 
 
 def _keep(state: State, copy: Path, origin: dict[str, str]) -> bool:
     """Write a copy, whole or not at all; say whether there is one now."""
     part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
     try:
+        needed = sum(tensor.nbytes for tensor in state.values())
+        if shutil.disk_usage(copy.parent).free < needed + SPARE:
+            raise OSError(f"{needed / 1e9:.1f} GB are needed on the disk")
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, part, {"format": "pt", **origin})
-        shutil.copymode(copy.with_name(origin["source"]), part)  # safetensors writes for the owner's eyes alone
+        shutil.copymode(copy.with_name(origin[SOURCE]), part)  # safetensors writes for the owner's eyes alone
         part.replace(copy)
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: names that share one tensor
-        log.warning("%s is not kept as %s (%s)", origin["source"], copy, _first_line(error))
+        log.warning("%s is not kept as %s (%s)", origin[SOURCE], copy, _first_line(error))
         return False
     finally:
         part.unlink(missing_ok=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import WeightsError
-from .places import Places, is_lfs_pointer
+from ..files import is_lfs_pointer
+from .places import Places
 from .registry import FILES, WeightFile
 from .verify import file_sha256, find_record, write_record
 
@@ -218,7 +219,8 @@ def _fetch(item: Item, endpoint: str | None, on_progress: Progress | None) -> No
                 headers=headers,
                 expected_size=item.size,
             )
-        if item.sha256 and file_sha256(item.part) != item.sha256:
+        # The sum of gigabytes takes a while: it can be cancelled like the download.
+        if item.sha256 and file_sha256(item.part, lambda done, total: tell_length(total)) != item.sha256:
             item.part.unlink()
             raise WeightsError(
                 f"{item.remote}: what arrived does not have the hub's checksum and was removed; run the command again"
@@ -251,11 +253,14 @@ def _without_bars(hub) -> Iterator[None]:
     """Progress is on_progress's: the hub's own bars stay away."""
     name = "huggingface_hub.http_get"
     shown = not hub.utils.are_progress_bars_disabled(name)
+    transfer = getattr(hub.constants, "HF_HUB_ENABLE_HF_TRANSFER", False)
+    hub.constants.HF_HUB_ENABLE_HF_TRANSFER = False  # it writes past our progress and cannot resume
     if shown:
         hub.utils.disable_progress_bars(name)
     try:
         yield
     finally:
+        hub.constants.HF_HUB_ENABLE_HF_TRANSFER = transfer
         if shown:
             hub.utils.enable_progress_bars(name)
 

@@ -82,6 +82,9 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: Path, dtype: torch.
     The state dict is used up: each tensor is converted in its place, so that never two whole copies are held.
     """
     own = module.state_dict()
+    for key in own:  # BatchNorm's counters serve training alone; converted files often leave them out
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, torch.tensor(0))
     wrong = [k for k in own if k not in state] + [k for k in state if k not in own]
     wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
     if wrong:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, WeightsError
-from .convert import FETCH, State, check_file
+from ..files import FETCH_AGAIN, PROGRAM, check_file
+from .convert import State
 
 _EPSILON = 1e-5  # of IResNet's BatchNorms
 _PASSED_OVER = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast"}
@@ -31,15 +32,16 @@ def read_embedder(path: Path, layers: Sequence[int]) -> State:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise InputError(f"{path}: reading it takes one package more: pip install onnx; or: {FETCH}") from error
+        other = f"{PROGRAM} weights download face_embedder"
+        raise InputError(f"{path}: reading it takes one package more: pip install onnx; or: {other}") from error
     try:
         graph = onnx.load(path).graph
     except (DecodeError, OSError) as error:
-        raise WeightsError(f"{path}: damaged, or no ONNX file ({error}); delete it, then: {FETCH}") from error
+        raise WeightsError(f"{path}: damaged, or no ONNX file ({error}); {FETCH_AGAIN}") from error
     try:
         return _Walk(graph).embedder(layers)
     except _UnexpectedError as error:
-        raise WeightsError(f"{path}: not the face embedder: {error}; take glintr100.onnx, or: {FETCH}") from error
+        raise WeightsError(f"{path}: not the face embedder: {error}; {FETCH_AGAIN}") from error
 
 
 class _UnexpectedError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -9,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WeightsError
+from ..files import PROGRAM, is_lfs_pointer
 from .registry import FILES, GROUPS
 
 PACK = Path(__file__).absolute().parents[2]  # not resolved: a linked pack still lies in its ComfyUI
 ENVIRONMENT = "STABLEANIMATOR_MODELS"
-LFS_POINTER = b"version https://git-lfs"
-LFS_POINTER_BYTES = 1024  # pointers are about 130 bytes
 
 SVD_FOLDERS = ("SVD", "SVD/stable-video-diffusion-img2vid-xt", "stable-video-diffusion-img2vid-xt")
 ANTELOPE_FOLDERS = ("antelopev2", "antelopev2/antelopev2", "models/antelopev2", "models/antelopev2/antelopev2")
@@ -38,8 +38,10 @@ def _spellings(key: str) -> tuple[str, ...]:
 
 def _insightface_spellings(key: str) -> tuple[str, ...]:
     """Accepted paths below ComfyUI's models/insightface; the nested folder is a classic of broken downloads."""
-    names = {"face_detector": "scrfd_10g_bnkps.onnx", "face_embedder": "glintr100.onnx"}
-    return tuple(f"{folder}/{names[key]}" for folder in ANTELOPE_FOLDERS) if key in names else ()
+    names = {"face_detector": ["scrfd_10g_bnkps.onnx"], "face_embedder": ["glintr100.safetensors"]}
+    if importlib.util.find_spec("onnx"):  # without that package it cannot be read, only what was made of it before
+        names["face_embedder"].append("glintr100.onnx")
+    return tuple(f"{folder}/{name}" for folder in ANTELOPE_FOLDERS for name in names.get(key, ()))
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Places:
     def fetch_command(self, keys: list[str]) -> str:
         """The command that fetches these files into the first models folder."""
         groups = [name for name, members in GROUPS.items() if set(members) & set(keys)]
-        command = f"python -m stableanimator_core weights download {' '.join(groups)}"
+        command = f"{PROGRAM} weights download {' '.join(groups)}"
         return command if self.models == Places.default().models else f'{command} --models "{self.models[0]}"'
 
     def _candidates(self, key: str) -> Iterator[Path]:
@@ -104,17 +106,6 @@ class Places:
             for folder in self.checkpoints:
                 yield folder / SINGLE_FILE
                 yield from sorted(folder.glob(f"*/{SINGLE_FILE}"))
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is the small text that Git leaves in place of a large file that it has not fetched."""
-    try:
-        if path.stat().st_size > LFS_POINTER_BYTES:
-            return False
-        with path.open("rb") as file:
-            return file.read(len(LFS_POINTER)) == LFS_POINTER
-    except OSError:
-        return False
 
 
 def _cache_home() -> Path:

@@ -86,3 +86,4 @@ V1 = ("unet", "pose_net", "face_encoder", "face_embedder", "vae", "image_encoder
 POSES = ("person_detector", "keypoint_detector")
 FACES = ("face_detector",)
 GROUPS = {"v1": V1, "poses": POSES, "faces": FACES}
+DOWNLOADS = {**GROUPS, "v1": V1 + FACES, "all": tuple(FILES)}  # by the name that a download is asked for

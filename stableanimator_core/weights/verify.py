@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..errors import WeightsError
-from .places import Places, is_lfs_pointer
+from ..files import is_lfs_pointer
+from .places import Places
 from .registry import FILES
 
 RECORDS = "revisions.json"  # in a models folder: file -> repo, remote, revision, size, sha256

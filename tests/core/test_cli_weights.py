@@ -12,7 +12,7 @@ from hub_server import COMMIT, Hub, serve
 
 from stableanimator_core import cli
 from stableanimator_core.errors import WeightsError
-from stableanimator_core.weights.registry import FILES, REPO, V1
+from stableanimator_core.weights.registry import FACES, FILES, REPO, V1
 from stableanimator_core.weights.verify import LEGACY_PICKLE, check_structure
 
 
@@ -110,8 +110,8 @@ def test_download_fetches_what_was_asked_for(weights, hub, tmp_path):
 def test_dry_run_fetches_nothing(weights, hub, tmp_path):
     _, out, _ = weights("download", "--endpoint", hub.endpoint, "--dry-run", "--json")
     result = json.loads(out)
-    assert [file["key"] for file in result["files"]] == list(V1)
-    assert result["to_download_bytes"] == sum(len(hub.files[FILES[key].remote]) for key in V1)
+    assert [file["key"] for file in result["files"]] == [*V1, *FACES]
+    assert result["to_download_bytes"] == sum(len(hub.files[FILES[key].remote]) for key in (*V1, *FACES))
     assert not (tmp_path / "models").exists()
     assert "to fetch, 0.00 GB" in weights("download", "--endpoint", hub.endpoint, "--dry-run")[1]
 
@@ -119,7 +119,7 @@ def test_dry_run_fetches_nothing(weights, hub, tmp_path):
 def test_unknown_name(weights):
     status, out, err = weights("download", "v2")
     assert (status, out) == (2, "")
-    assert "no weights called 'v2'; there are all, v1, poses, faces, image_encoder, vae" in err
+    assert "no weights called 'v2'; there are v1, poses, faces, all, image_encoder, vae" in err
     assert err.count("\n") == 1
 
 
@@ -149,7 +149,7 @@ def test_verify_names_bad_files(weights, hub, tmp_path):
     assert status == 2
     assert "face_encoder: ok" in out
     assert "unet: BAD" in out
-    assert "2 of 6 files are bad" in err
+    assert "2 of 7 files are bad" in err
     assert "unet.pth: damaged or altered" in err
     assert f"{vae}: no whole .safetensors file" in err
     assert "delete it and run: python -m stableanimator_core weights download v1" in err

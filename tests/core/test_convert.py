@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,10 +21,10 @@ from torch import nn
 from stableanimator_core.errors import InputError, WeightsError
 from stableanimator_core.models import IResNet
 from stableanimator_core.weights import convert
-from stableanimator_core.weights.convert import read_kept, read_pickle, read_safetensors, read_weights
+from stableanimator_core.weights.convert import SPARE, read_kept, read_pickle, read_safetensors, read_weights
 from stableanimator_core.weights.onnx_embedder import read_embedder
 
-FETCH = "python -m stableanimator_core weights download v1"
+FETCH_AGAIN = "delete it, then: python -m stableanimator_core weights download all"
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2, dtype=torch.float16)}
 
 
@@ -38,6 +39,24 @@ def pth(tmp_path) -> Path:
     path = tmp_path / "unet.pth"
     torch.save(STATE, path)
     return path
+
+
+def test_a_copy_takes_no_orders_from_foreign_metadata(tmp_path):
+    """Other programs write a source into their files, too."""
+    for number, source in enumerate(("https://example.com/x", "../../etc/passwd", "", "a.safetensors")):
+        for key in ("source", "stableanimator_source"):
+            path = tmp_path / f"{number}{key}.safetensors"
+            save_file({"w": torch.ones(2)}, path, {key: source, f"{key}_bytes": "3"})
+            assert read_weights(path)["w"].tolist() == [1, 1]
+
+
+def test_no_copy_is_kept_where_the_disk_is_nearly_full(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "unet.pth"
+    torch.save({"w": torch.ones(2)}, path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=SPARE + 7))
+    assert read_weights(path)["w"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["unet.pth"]
+    assert "are needed on the disk" in caplog.text
 
 
 # --- pickles --------------------------------------------------------------------------------------------------------
@@ -90,7 +109,7 @@ def test_code_in_a_pickle_is_refused(tmp_path, zipped):
     with pytest.raises(WeightsError) as error:
         read_weights(path)
     assert str(error.value) == (
-        f"{path}: refused: it asks for code ({name}), and weights are tensors alone; delete it, then: {FETCH}"
+        f"{path}: refused: it asks for code ({name}), and weights are tensors alone; {FETCH_AGAIN}"
     )
     assert not victim.exists() and not path.with_suffix(".safetensors").exists()
     assert path.exists(), "the user's file is never deleted"
@@ -120,7 +139,7 @@ def test_truncated_pickle(tmp_path, zipped, keep):
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(WeightsError, match=r"unet\.pth: damaged, or no file of torch\.save \(") as error:
         read_weights(path)
-    assert str(error.value).endswith(f"; delete it, then: {FETCH}") and "\n" not in str(error.value)
+    assert str(error.value).endswith(f"; {FETCH_AGAIN}") and "\n" not in str(error.value)
     assert len(str(error.value)) < 400 + len(str(path)), "torch's explanations are cut"
 
 
@@ -134,10 +153,10 @@ def test_zip_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     "data, message",
     [
-        ([1, 2], "holds a list, not tensors by name"),
-        (torch.ones(2), "holds a Tensor, not tensors by name"),
-        ({}, "holds nothing, not tensors by name"),
-        ({"state_dict": {}}, "holds nothing, not tensors by name"),
+        ([1, 2], "holds a list, not a network's tensors by name"),
+        (torch.ones(2), "holds a Tensor, not a network's tensors by name"),
+        ({}, "holds nothing, not a network's tensors by name"),
+        ({"state_dict": {}}, "holds nothing, not a network's tensors by name"),
         ({"a": torch.ones(1), "b": 3}, r"1 of 2 entries are no tensors by name \(first: 'b', a int\)"),
         ({"a": {"b": torch.ones(1)}}, r"1 of 1 entries are no tensors by name \(first: 'a', a dict\)"),
         ({1: torch.ones(1)}, r"1 of 1 entries are no tensors by name \(first: 1, a Tensor\)"),
@@ -146,7 +165,7 @@ def test_zip_of_something_else(tmp_path):
 )
 def test_pickle_of_something_else(tmp_path, data, message):
     torch.save(data, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=rf"a\.pth: {message}.*; these are no weights of a network"):
+    with pytest.raises(WeightsError, match=rf"a\.pth: {message}.*; delete it"):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "a.safetensors").exists()
 
@@ -169,7 +188,7 @@ def test_what_downloads_leave_instead_of_weights(tmp_path, suffix, kind):
     path.write_bytes(content)
     with pytest.raises(WeightsError) as error:
         read_embedder(path, (1, 1, 1, 1)) if suffix == ".onnx" else read_weights(path)
-    assert str(error.value) == f"{path}: {message}; delete it, then: {FETCH}"
+    assert str(error.value) == f"{path}: {message}; {FETCH_AGAIN}"
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "gone.safetensors"])
@@ -182,7 +201,7 @@ def test_damaged_safetensors(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(WeightsError, match=rf"a\.safetensors: damaged \(.*\); delete it, then: {FETCH}"):
+    with pytest.raises(WeightsError, match=rf"a\.safetensors: damaged \(.*\); {FETCH_AGAIN}"):
         read_weights(path)
 
 
@@ -202,7 +221,10 @@ def test_a_pickle_is_read_once(pth, monkeypatch):
     copy = pth.with_suffix(".safetensors")
     assert sorted(pth.parent.iterdir()) == [pth, copy], "nothing else is left, and the pickle stays"
     with safe_open(copy, framework="pt") as file:
-        assert file.metadata() == {"format": "pt", "source": "unet.pth", "source_bytes": str(pth.stat().st_size)}
+        assert file.metadata() == {
+            "format": "pt", "stableanimator_source": "unet.pth",
+            "stableanimator_source_bytes": str(pth.stat().st_size),
+        }  # fmt: skip
     assert_equal(load_file(copy), STATE)
     assert_equal(read_weights(pth), STATE)
     assert_equal(read_weights(copy), STATE)
@@ -414,7 +436,7 @@ def test_onnx_of_another_depth(embedder, tmp_path, layers, missing):
     with pytest.raises(WeightsError) as error:
         read_embedder(path, layers)
     assert str(error.value) == (
-        f"{path}: not the face embedder: no {missing} should be; take glintr100.onnx, or: {FETCH}"
+        f"{path}: not the face embedder: no {missing} should be; {FETCH_AGAIN}"
     )
 
 
@@ -423,7 +445,7 @@ def test_onnx_of_another_network(tmp_path):
     with pytest.raises(WeightsError) as error:
         read_embedder(path, LAYERS)
     assert str(error.value) == (
-        f"{path}: not the face embedder: no PRelu where prelu should be; take glintr100.onnx, or: {FETCH}"
+        f"{path}: not the face embedder: no PRelu where prelu should be; {FETCH_AGAIN}"
     )
 
 
@@ -433,7 +455,7 @@ def test_slopes_that_are_computed(embedder, tmp_path):
         node.input[1] = "nowhere"
 
     path = edit_onnx(export(embedder, tmp_path / "a.onnx", fused=True), change)
-    with pytest.raises(WeightsError, match="not the face embedder: input 1 of a PRelu is no constant; take"):
+    with pytest.raises(WeightsError, match="not the face embedder: input 1 of a PRelu is no constant; delete it"):
         read_embedder(path, LAYERS)
 
 
@@ -460,4 +482,5 @@ def test_package_onnx_is_missing(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_onnx)
     with pytest.raises(InputError) as error:
         read_embedder(path, LAYERS)
-    assert str(error.value) == f"{path}: reading it takes one package more: pip install onnx; or: {FETCH}"
+    fix = "pip install onnx; or: python -m stableanimator_core weights download face_embedder"
+    assert str(error.value) == f"{path}: reading it takes one package more: {fix}"

@@ -175,6 +175,31 @@ def test_a_free_batch_has_a_limit(networks):
     assert keypoints.batches == [PEOPLE_AT_ONCE, 2]
 
 
+def test_a_network_that_promises_any_batch_and_takes_one(networks, detector):
+    """Or a card whose memory holds one person and not sixteen."""
+    boxes, keypoints = networks()
+
+    class TakesOne(Counting):
+        def run(self, names, feeds):
+            answer = super().run(names, feeds)
+            if self.batches[-1] > 1:
+                raise RuntimeError("shape mismatch")
+            return answer
+
+    picky = TakesOne(keypoints)
+    frame = np.zeros((320, 320, 3), np.uint8)
+    for who, box in enumerate(([10, 20, 110, 160], [200, 150, 300, 290])):
+        draw_person(frame, box, spread_joints(box), who=who)
+    expected = [person for people in detector.detect([frame, frame]) for person in people]
+    strict = PoseDetector(boxes, keypoints._replace(runner=picky))
+    found = [person for people in strict.detect([frame, frame]) for person in people]
+    assert picky.batches == [4, 1, 1, 1, 1]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.body, other.body, atol=1e-4)
+    strict.detect([frame])
+    assert picky.batches[5:] == [1, 1], "it is remembered"
+
+
 def test_nobody_is_an_empty_list_and_not_a_made_up_skeleton(detector):
     noise = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     assert detector.detect([np.zeros((90, 160, 3), dtype=np.uint8), noise]) == [[], []]

@@ -64,7 +64,7 @@ def test_everything_of_a_model_arrives_and_nothing_else(hub, places):
         assert result.paths[key].read_bytes() == hub.files[file.remote]
         told = [done for name, done, total in seen if name == key]
         assert told == sorted(told)
-        assert (told[-1], len(told)) == (SIZE, SIZE // 1000)
+        assert (told[-2:], len(told)) == ([SIZE, SIZE], SIZE // 1000 + 1)  # the last one while it is checked
     asked = {request.path.partition(f"/resolve/{COMMIT}/")[2] for request in hub.requests} - {""}
     assert asked == {FILES[key].remote for key in V1}
     assert sorted(path.name for path in places.models[0].rglob("*.part")) == []

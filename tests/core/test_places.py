@@ -1,13 +1,15 @@
 """Where weights are looked for: every accepted spelling, several folders, and what is said when nothing is there."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
 from stableanimator_core.errors import WeightsError
+from stableanimator_core.files import is_lfs_pointer
 from stableanimator_core.weights import places as module
-from stableanimator_core.weights.places import Places, is_lfs_pointer
+from stableanimator_core.weights.places import Places
 from stableanimator_core.weights.registry import FILES, V1
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
@@ -207,3 +209,16 @@ def test_broken_extra_model_paths_are_ignored_with_a_note(comfy, broken):
     assert len(places.notes) == 1
     assert places.notes[0].startswith(f"{path} cannot be read and is ignored (")
     assert "\n" not in places.notes[0]
+
+
+def test_insightfaces_embedder_counts_where_it_can_be_read(tmp_path, monkeypatch):
+    """Without the package onnx its .onnx would be found, never read, and keep the other file from being fetched."""
+    folder = tmp_path / "insightface" / "models" / "antelopev2"
+    folder.mkdir(parents=True)
+    (folder / "glintr100.onnx").write_bytes(b"network")
+    places = Places((tmp_path,), insightface=(tmp_path / "insightface",))
+    assert places.find("face_embedder") == folder / "glintr100.onnx"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert places.find("face_embedder") is None
+    (folder / "glintr100.safetensors").write_bytes(b"made of it before")
+    assert places.find("face_embedder") == folder / "glintr100.safetensors"

@@ -104,7 +104,7 @@ def test_clobbering_opencvs(installed, variants, keep):
     installed(**{name.replace("-", "_"): "5.0" for name in variants})
     finding = only(preflight.check_variants(preflight.OPENCV, "cv2", preflight._opencv_to_keep))
     assert "installed over one another" in finding.what
-    assert f"uninstall -y {' '.join(variants)} && " in finding.fix
+    assert f"uninstall -y {' '.join(variants)}, then " in finding.fix
     assert finding.fix.endswith(f"install {keep}")
 
 
@@ -115,7 +115,7 @@ def test_clobbering_onnxruntimes(installed, monkeypatch, device, keep):
     findings = preflight.check_installation(None).findings
     finding = only([finding for finding in findings if "over one another" in finding.what])
     assert finding.level == "problem"
-    assert "uninstall -y onnxruntime-gpu onnxruntime && " in finding.fix
+    assert "uninstall -y onnxruntime-gpu onnxruntime, then " in finding.fix
     assert finding.fix.endswith(f"install {keep}")
 
 
@@ -133,7 +133,7 @@ def test_onnxruntime_that_ends_on_the_cpu(monkeypatch):
     assert finding.level == "note"
     assert "is the CPU build" in finding.what
     pip = f'"{sys.executable}" -m pip'
-    assert finding.fix == f"{pip} uninstall -y onnxruntime onnxruntime-gpu && {pip} install onnxruntime-gpu"
+    assert finding.fix == f"{pip} uninstall -y onnxruntime onnxruntime-gpu, then {pip} install onnxruntime-gpu"
 
 
 def test_onnxruntime_that_is_broken(monkeypatch):

@@ -26,6 +26,7 @@ from stableanimator_core.weights import (
     save_models,
     save_part,
 )
+from stableanimator_core.weights.networks import fill
 
 
 @pytest.fixture
@@ -46,6 +47,14 @@ def edit_config(folder: Path, **changes) -> None:
 
 def states(models) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": t for name, part in models.parts().items() for key, t in part.state_dict().items()}
+
+
+def test_counters_of_training_may_be_missing():
+    """Converted files often leave BatchNorm's counters out."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    state = {key: tensor for key, tensor in model.state_dict().items() if "num_batches" not in key}
+    fill(model, state, Path("some.pth"), torch.float32)
+    assert model[1].num_batches_tracked == 0
 
 
 # --- there and back -------------------------------------------------------------------------------------------------
