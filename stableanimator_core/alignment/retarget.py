@@ -236,7 +236,7 @@ def _ratios(driver: _Body, model: _Body) -> tuple[dict[str, float], tuple[str, .
         ratio = max(plain[part], other) if theirs.sure[part] else min(plain[part], other)
         if ratio == other:
             whose = "reference" if theirs.sure[part] else "driver"
-            notes.append(f"the {whose}'s {part} are {_HOW[part]}: their length was taken from {source}")
+            notes.append(f"the {whose}'s {_HOW[part]} taken from {source}")
         return ratio
 
     ratios: dict[str, float] = {}
@@ -263,7 +263,13 @@ def _ratios(driver: _Body, model: _Body) -> tuple[dict[str, float], tuple[str, .
     return ratios, tuple(notes)
 
 
-_HOW = {"trunk": "bowed", "arms": "bent", "legs": "bent", "shoulders": "turned", "hips": "turned"}
+_HOW = {
+    "trunk": "trunk is bowed: its length was",
+    "arms": "arms are bent: their length was",
+    "legs": "legs are bent: their length was",
+    "shoulders": "shoulders are turned: their width was",
+    "hips": "hips are turned: their width was",
+}
 
 
 def _mean(ratios: list[float]) -> float:
@@ -272,7 +278,7 @@ def _mean(ratios: list[float]) -> float:
 
 
 def _names(parts: list[str]) -> str:
-    return " and ".join(parts) if parts else "the similarity"
+    return "the " + " and ".join(parts or ["similarity"])
 
 
 def _head_ratio(driver: _Body, model: _Body) -> float | None:

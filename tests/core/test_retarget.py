@@ -180,7 +180,7 @@ def test_bent_legs_of_the_reference_are_not_short_legs():
     driving = seen_by(walking(ADULT), yaw=60)
     reference = seen_by(walking(ADULT, 1, still=True, bend=0.9), yaw=60)
     found = retarget(poses(driving), poses(reference), best_similarity(driving, driving))
-    assert found.notes == ("the reference's legs are bent: their length was taken from trunk and arms",)
+    assert found.notes == ("the reference's legs are bent: their length was taken from the trunk and arms",)
     assert abs(math.log(found.ratios["legs"])) < 0.05
 
 
