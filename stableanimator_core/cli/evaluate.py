@@ -45,10 +45,11 @@ def _register_alignment(subjects) -> None:
     parser = subjects.add_parser("alignment", help="how far alignments are from the truth, on pairs of real motion")
     parser.add_argument("--mocap", required=True, type=Path, metavar="FILE.npz", help="motion capture, OpenPose-18")
     parser.add_argument("--shapes", type=Path, metavar="FILE.npz", help="body shapes; default: adults as numbers")
-    parser.add_argument("--pairs", default=400, type=whole(1, 100_000), metavar="N", help="how many (400)")
+    parser.add_argument("--pairs", default=400, type=whole(1, 20_000), metavar="N", help="how many (400)")
     parser.add_argument("--frames", default=32, type=whole(1, 1_000), metavar="N", help="of every pair (32)")
     parser.add_argument("--seed", default=0, type=SEED, help="which pairs (0)")
     parser.add_argument("--aligner", type=Path, metavar="FOLDER", help="weights of the learned one; default: shipped")
+    parser.add_argument("--per-frame", action="store_true", help="svd and learned fit every frame by itself")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the methods' curves")
     add_json(parser)
     parser.set_defaults(run=evaluate_alignment_command)
@@ -92,7 +93,7 @@ def evaluate_alignment_command(args: argparse.Namespace, report: Report) -> dict
     folder = args.aligner or (BUILT_IN_ALIGNER if BUILT_IN_ALIGNER.is_dir() else None)
     note = "no learned alignment is installed: learned is left out; give --aligner FOLDER" if folder is None else None
     scores, distances = evaluate_alignment(
-        motions, shapes, pairs=args.pairs, seed=args.seed, frames=args.frames,
+        motions, shapes, pairs=args.pairs, seed=args.seed, frames=args.frames, per_frame=args.per_frame,
         aligner=None if folder is None else load_aligner(folder),
         on_pairs=lambda done, total: report.progress(done, total, "fits"),
     )  # fmt: skip

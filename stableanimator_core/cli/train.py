@@ -43,6 +43,10 @@ def _register_alignment(recipes) -> None:
     parser.add_argument("--minutes", type=positive, metavar="M", help="stop after so long, over all resumed runs")
     parser.add_argument("--steps", type=whole(1), metavar="N", help="stop after so many steps")
     parser.add_argument("--batch", type=whole(1), metavar="B", help="pairs a step, in each process")
+    parser.add_argument("--rate", type=positive, help="peak of the learning rate")
+    parser.add_argument("--width", type=whole(1), metavar="D", help="of the network's tokens, a multiple of its heads")
+    parser.add_argument("--layers", type=whole(1), metavar="N", help="of each of the network's encoders")
+    parser.add_argument("--without", choices=("guidance", "motion"), help="leave a part of the network out, to compare")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--seed", type=SEED)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: does it run here?")
@@ -60,8 +64,11 @@ def train_alignment_command(args: argparse.Namespace, report: Report) -> dict:
 
     recipe = quick_recipe() if args.quick else AlignerRecipe()
     steps = recipe.budget.steps if args.steps is None else args.steps
-    given = {name: getattr(args, name) for name in ("batch", "seed") if getattr(args, name) is not None}
-    recipe = replace(recipe, budget=Budget(steps, args.minutes), **given)
+    network = recipe.network | _given(args, "width", "layers")
+    if args.without is not None:
+        network[f"use_{args.without}"] = False
+    given = _given(args, "batch", "seed", "rate")
+    recipe = replace(recipe, budget=Budget(steps, args.minutes), network=network, **given)
     motions = Motions.load(args.mocap, "cpu")
     validation = motions if args.val_mocap is None else Motions.load(args.val_mocap, "cpu")
     shapes, validation_shapes = (shapes_of(args.shapes, split) for split in ("train", "val"))
@@ -107,13 +114,17 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
     return {"out": args.out, "parameters": parameters, "seconds": round(seconds, 1)}
 
 
+def _given(args: argparse.Namespace, *names: str) -> dict:
+    """The options of these names that the user gave."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def _recipe(args: argparse.Namespace):
     """The recipe with what the options say instead."""
     from ..training.mini import MiniRecipe, quick_recipe
 
     recipe = quick_recipe() if args.quick else MiniRecipe()
-    names = ("clips", "identities", "workers", "seed")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = _given(args, "clips", "identities", "workers", "seed")
     for stage in ("autoencoder", "animator"):
         minutes = getattr(args, f"{stage}_minutes")
         if minutes is not None:

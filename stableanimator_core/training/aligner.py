@@ -75,7 +75,8 @@ def train_aligner(
     checkpoint, a log and a model card that names the sources. On several GPUs under `accelerate launch`: every process
     draws its own pairs. The pairs of a step follow from seed, process and step alone, so that a run that was killed
     goes on from its checkpoint (resume) to the same weights; seconds of a minutes budget count over all runs.
-    Raises InputError when `out` is a file, holds a run and resume is False, or holds a checkpoint of another recipe.
+    Raises InputError when `out` is a file, holds a run and resume is False, or holds a checkpoint of another recipe,
+    and when there is no network of the recipe's settings.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the weights")
@@ -163,7 +164,10 @@ class _Run:
     def __init__(self, out: Path, recipe: AlignerRecipe, device: torch.device):
         self.out, self.recipe, self.device = out, recipe, device
         torch.manual_seed(recipe.seed)
-        self.net = AlignmentNet(**recipe.network).to(device).train()
+        try:
+            self.net = AlignmentNet(**recipe.network).to(device).train()
+        except ValueError as error:
+            raise InputError(f"alignment network: {error}") from error
         take_from_first_process(self.net)
         self.average = MovingAverage(self.net, recipe.average)
         optimizer = torch.optim.AdamW(
@@ -218,7 +222,7 @@ class _Run:
         """Go on from the checkpoint. Raises InputError when it is of another recipe or cannot be read."""
         path = self.out / CHECKPOINT
         try:
-            checkpoint = torch.load(path, map_location=self.device, weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             step = checkpoint["step"]
         except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"{path}: is no checkpoint of this training; give another --out") from error

@@ -171,6 +171,12 @@ def test_a_seed_repeats_itself(motions, shapes):
     assert runs[0][0]["methods"] != runs[2][0]["methods"]
 
 
+def test_a_transform_per_frame_pins_the_person(motions, shapes):
+    clip, frame = (evaluation.evaluate_alignment(motions, shapes, per_frame=p, **FEW)[0] for p in (False, True))
+    assert frame["travel"]["svd"]["ratio"] < 0.8 * clip["travel"]["svd"]["ratio"]
+    assert frame["methods"]["none"] == clip["methods"]["none"]
+
+
 def test_rows_hold_every_pair_once(motions, shapes):
     scores, _ = evaluation.evaluate_alignment(motions, shapes, pairs=20, frames=4)
     for group in ("kinds", "framings", "views"):

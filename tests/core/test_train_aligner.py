@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from stableanimator_core.errors import InputError
 from stableanimator_core.evaluation.alignment import best_similarity
 from stableanimator_core.training import aligner as training
 from stableanimator_core.training.loop import Budget, MovingAverage, Progress
-from stableanimator_core.training.misaligned import Motions, Shapes
+from stableanimator_core.training.misaligned import Motions, PairSettings, Shapes
 from stableanimator_core.weights.aligner import load_aligner
 
 CPU = torch.device("cpu")
@@ -82,15 +85,19 @@ def test_training_changes_the_weights(tmp_path, data, recipe):
 
 
 def test_it_learns(tmp_path, data, recipe):
-    """A tiny network beats the fit that guides it on motion that it has seen, after a few seconds."""
+    """References that sit mislead the closed-form fit; a tiny network learns better in a few seconds."""
+    sitting = PairSettings(
+        p_same_pose=0, p_other_pose=0, p_sit=1, p_crouch=0, p_kneel=0, p_turn=0, yaw=20, p_any_yaw=0,
+        driver_framing=(1, 0, 0), reference_framing=(1, 0, 0),
+    )  # fmt: skip
     longer = replace(
         recipe, budget=Budget(80), batch=24, frames=(4,), rate=2e-3, average=0.9, validate_every=80,
-        validation_pairs=64, network=dict(width=48, layers=1, heads=2),
+        validation_pairs=64, network=dict(width=48, layers=1, heads=2), pairs=sitting,
     )  # fmt: skip
     scores = training.train_aligner(tmp_path / "out", longer, **data)
     rows = [scores[f"missing {share:g}"] for share in training.VALIDATION_MISSING]
     oracle, learned, svd = (np.mean([row[name]["dis"] for row in rows]) for name in ("oracle", "learned", "svd"))
-    assert oracle < learned < 0.93 * svd
+    assert oracle < learned < 0.8 * svd, (oracle, learned, svd)
 
 
 def test_the_loss_is_the_distance_in_body_heights(pairs, recipe):
@@ -264,6 +271,31 @@ def test_command(command, walk, tmp_path):
     assert result["scores"]["missing 0.5"]["learned"]["dis"] > 0
     assert "body heights from the truth" in command(*argv[:-4], "--steps", 5, "--seed", 5, "--resume")
     assert '"seed": 5' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_command_builds_other_networks(command, walk, tmp_path):
+    argv = ["train", "alignment", "--mocap", walk, "--quick", "--steps", 1, "--width", 24, "--layers", 2]
+    for part in ("guidance", "motion"):
+        command(*argv, "--out", tmp_path / part, "--without", part, "--rate", 1e-4)
+        config = load_aligner(tmp_path / part).config
+        assert (config["width"], config["layers"], config["heads"]) == (24, 2, 2)
+        assert (config["use_guidance"], config["use_motion"]) == (part != "guidance", part != "motion")
+        assert '"rate": 0.0001' in (tmp_path / part / "README.md").read_text()
+    error = command(*argv[:-4], "--width", 25, "--out", tmp_path / "odd", status=2)
+    assert "width 25, layers 1, heads 2" in error
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume(walk, tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    for steps, more in ((4, ()), (6, ("--resume",))):
+        argv = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stableanimator_core"]
+        argv += ["train", "alignment", "--out", tmp_path / "out", "--mocap", walk, "--quick", "--steps", steps, *more]
+        done = subprocess.run([sys.executable, *map(str, argv)], cwd=root, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        checkpoint = torch.load(tmp_path / "out" / training.CHECKPOINT, weights_only=True)
+        assert checkpoint["step"] == steps
+    assert "in 2 process(es)" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_command_refuses(command, walk, tmp_path):
