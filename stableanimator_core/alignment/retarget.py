@@ -361,7 +361,7 @@ def _standing(filled: np.ndarray, moved: np.ndarray, driver: _Body, ratios: dict
     """What to add to the rebuilt body in each frame, [F, 2] px, so that it travels on its own legs and feet stand.
 
     The hips' path is scaled by the legs, and so is that of the feet, but for thighs and shanks of different ratios:
-    the feet that stand decide on the rest, each about its own mean, as hips may be wider or narrower.
+    the feet that stand decide on the rest, each about its own mean, as the legs may be bent differently.
     """
     frames = len(filled)
     legs = driver.seen[:, ANKLES].any(1) & driver.seen[:, HIPS].any(1)
@@ -370,7 +370,7 @@ def _standing(filled: np.ndarray, moved: np.ndarray, driver: _Body, ratios: dict
     ratio = ratios["legs"]
     target = ratio * (filled - filled[:1, MID_HIP : MID_HIP + 1]) + filled[:1, MID_HIP : MID_HIP + 1]  # [F, 19, 2]
     hips = target[:, MID_HIP] - moved[:, MID_HIP]
-    feet = (target - moved)[:, ANKLES] - hips[:, None]  # [F, 2, 2]
+    feet = (target - moved)[:, ANKLES] - (target - moved)[:, HIPS]  # [F, 2, 2], nothing where the ratios are one
     length = np.median(np.linalg.norm(filled[:, ANKLES] - filled[:, HIPS], axis=-1))
     weight = _contact(filled[:, ANKLES], driver.seen[:, ANKLES], max(float(length), 1e-6))  # [F, 2]
     feet = feet - (weight[..., None] * feet).sum(0) / np.maximum(weight.sum(0), 1e-9)[:, None]

@@ -146,6 +146,40 @@ def test_standing_feet_stay(model):
         assert np.ptp(found[low, ankle, 1]) < 0.01 * 300
 
 
+def test_knee_bends_with_other_thighs_do_not_push_the_feet():
+    bend = 0.7 * np.sin(np.linspace(0, 4 * math.pi, FRAMES)) ** 2
+    model = body_of(thigh=1.2, shank=0.95)
+    driving = seen_by(walking(ADULT, still=True, bend=bend), yaw=80)
+    reference = seen_by(walking(model, 1, still=True), yaw=80)
+    assert np.ptp(driving[:, [10, 13]], axis=0).max() < 1e-6  # the driver's feet stand
+    found = retarget(poses(driving), poses(reference), best_similarity(driving, driving))
+    assert found.ratios["thighs"] > 1.15 * found.ratios["shanks"]
+    assert np.ptp(found.poses.body[:, 0, [10, 13]], axis=0).max() < 1.0  # px; hips move instead
+
+
+def test_travel_is_that_of_the_legs():
+    across = np.linspace(0, 300, FRAMES)[:, None, None] * np.array([1.0, 0.0])
+    driving = seen_by(walking(ADULT)) + across
+    for model in (LONG_LEGS, SHORT_LEGS):
+        reference = seen_by(walking(model, 1, still=True))
+        found = retarget(poses(driving), poses(reference), best_similarity(driving, driving))
+        travel = np.ptp(found.poses.body[:, 0, [8, 11], 0].mean(1)) / np.ptp(driving[:, [8, 11], 0].mean(1))
+        assert abs(travel / found.ratios["legs"] - 1) < 0.03
+
+
+def test_lengths_in_another_posture_are_believed_less():
+    driving, standing = seen_by(walking(ADULT)), seen_by(walking(LONG_LEGS, 1, still=True))
+    raised = standing.copy()
+    for shoulder, side in ((2, -1), (5, 1)):
+        raised[0, shoulder + 1] = raised[0, shoulder] + (side * 90, 0)
+        raised[0, shoulder + 2] = raised[0, shoulder + 1] + (side * 78, 0)
+    like, unlike = (
+        retarget(poses(driving), poses(reference), best_similarity(driving, driving)).ratios
+        for reference in (standing, raised)
+    )
+    assert like["legs"] / like["trunk"] > 1.3 > unlike["legs"] / unlike["trunk"] > 1.15
+
+
 def test_nothing_jumps_when_joints_come_and_go():
     rng = np.random.default_rng(0)
     driving, reference = seen_by(walking(ADULT)), seen_by(walking(SHORT_LEGS, 1, still=True))
