@@ -109,7 +109,7 @@ def draw_bodies(
     """
     size = torch.full((count,), len(shapes.rows), device=draws.device)
     rows = shapes.rows[draws.below(size)]
-    kind = draws.one_of(count, (1 - child - heavy - stylised, child, heavy, stylised))
+    kind = draws.one_of(count, (max(0.0, 1 - child - heavy - stylised), child, heavy, stylised))
     factor = torch.ones_like(rows)
     for number, make in enumerate((_child, _heavy, _stylised), start=1):
         factor = torch.where((kind == number)[:, None], make(rows, draws), factor)
@@ -160,11 +160,7 @@ def _child(rows: Tensor, draws: Draws) -> Tensor:
     factors |= _head(head) | {"torso": small * (1 + 0.04 * young)}
     factors["shoulder_to_tragion"] = 0.45 * small * 0.8 + 0.55 * head
     factor = _factors(rows, **factors)
-    return factor * _to_stature(rows, factor, stature)
-
-
-def _to_stature(rows: Tensor, factor: Tensor, stature: Tensor) -> Tensor:
-    return (stature / resized(rows, factor)[:, COLUMN["stature"]])[:, None]
+    return factor * (stature / resized(rows, factor)[:, COLUMN["stature"]])[:, None]
 
 
 def _heavy(rows: Tensor, draws: Draws) -> Tensor:

@@ -45,7 +45,7 @@ FIRST_FRAMES = 5  # in one of them a fit must exist
 KEPT = 4  # joints, there and in the reference
 MOST_LOST = 0.5  # of the reference's joints
 BEHIND, FAR_SIDE = -0.25, 0.6  # cosines of view and head beyond which a face, an ear is hidden
-HELD = FRAMINGS.index("head and shoulders")  # the framing that never widens to hold a whole clip
+CLOSE = FRAMINGS.index("head and shoulders")  # the framing that never widens to hold a whole clip
 
 # What detectors lose or exchange as one.
 LIMBS = ((2, 3, 4), (5, 6, 7), (8, 9, 10), (11, 12, 13), HEAD, (1, 2, 5, 8, 11))
@@ -134,6 +134,16 @@ class PairSettings:
         low, high = self.missing
         if not 0 <= low <= high <= 1:
             raise InputError(f"pair settings: missing is {low:g} to {high:g}; need a range within 0 to 1")
+        invented = self.p_child + self.p_heavy + self.p_stylised
+        if invented > 1 + 1e-6:
+            raise InputError(f"pair settings: p_child, p_heavy and p_stylised add up to {invented:g}; need at most 1")
+        if sum(self.kinds) <= 0:
+            raise InputError("pair settings: the reference's poses all have the weight 0; give one of them more")
+
+    @property
+    def kinds(self) -> tuple[float, ...]:
+        """Weights of KINDS."""
+        return (self.p_same_pose, self.p_other_pose, self.p_sit, self.p_crouch, self.p_kneel, self.p_turn)
 
 
 class Pairs(NamedTuple):
@@ -168,11 +178,7 @@ def make_pairs(
     pelvis is over the same spot of floor as the reference's, and its heading relative to the camera is the driver's.
     """
     draws = Draws(generator, device)
-    kind = draws.one_of(
-        batch,
-        (settings.p_same_pose, settings.p_other_pose, settings.p_sit, settings.p_crouch, settings.p_kneel,
-         settings.p_turn),
-    )  # fmt: skip
+    kind = draws.one_of(batch, settings.kinds)
     bodies = [_draw_bodies(shapes, batch, settings, draws) for _ in range(2)]  # driver's, reference's: [B, 14]
 
     window, lengths = _windows(motions, batch, settings, draws)  # [B, F, 18, 3], [B, 20]
@@ -307,7 +313,7 @@ def _cameras(
 ) -> list[Camera]:  # fmt: skip
     """The driver's and the reference's camera."""
     batch, frames = driver.shape[:2]
-    held = draws.chance((batch, 1), settings.p_whole_clip) & (framing[:, :1] != HELD)
+    held = draws.chance((batch, 1), settings.p_whole_clip) & (framing[:, :1] != CLOSE)
     held = held.repeat(1, frames)
     held[:, 0] = True
     people = (outline(driver, bodies[0]), outline(reference[:, None], bodies[1]))

@@ -121,6 +121,8 @@ def test_real_rows_stay_as_they_are_and_others_have_their_proportions(shapes):
         assert 1.1 < share(made["heavy"], name).mean() / share(adults, name).mean() < 1.45
     head = made["stylised"][:, COLUMN["head_length"]] / adults[:, COLUMN["head_length"]].mean()
     assert head.min() > 1.2 and head.max() > 2.2
+    crown = bodies.crown_height(made["stylised"]) / made["stylised"][:, COLUMN["head_length"]]
+    assert 0.5 < crown.min() and crown.max() < 0.8  # as large for the head as anybody's
     for rows in made.values():
         upright = rows[:, [COLUMN[name] for name in bodies.UPRIGHT]].sum(1)
         assert (rows[:, 1:] > 0).all() and (upright < rows[:, COLUMN["stature"]]).all()
@@ -176,6 +178,8 @@ def test_lowered_people_touch_the_floor_with_bones_as_long_as_before(name, motio
     low = bodies.on_floor(bodies.in_posture(upright, posture, draws()), rows)
     before, after = (bodies.bone_vectors(nodes)[:, :MID_HIP].norm(dim=-1) for nodes in (upright, low))
     assert torch.allclose(before, after, atol=1e-5)
+    sides = (bodies.unit(nodes[:, 11] - nodes[:, 8]) for nodes in (upright, low))
+    assert torch.linalg.vecdot(*sides).min() > 0.7
     was, now = upright[:, MID_HIP, 1], low[:, MID_HIP, 1]
     assert (now < 0.93 * was).all() and now.min() > 0.04
     not_hands = [joint for joint in range(20) if joint not in (4, 7)]
@@ -401,6 +405,10 @@ def test_noise_has_the_strength_asked_for(motions, shapes):
     error = (pairs.driving - pairs.clean)[pairs.driving_seen]
     tall = pairs.clean[:, 0, [10, 13], 1].amax(1) - pairs.clean[:, 0, [14, 15], 1].amin(1)
     assert 0.008 < error.std() / (tall.square().mean().sqrt() / 0.87) < 0.012
+    same = NO_KIND | {"p_same_pose": 1.0, "drift": 0}
+    pairs = pairs_of(motions, shapes, 200, **options | same)
+    error = (pairs.reference - pairs.truth[:, 0]) / pairs.height[:, None, None]
+    assert error[pairs.reference_seen].std() == pytest.approx(0.01, rel=0.1)
     slow = pairs_of(motions, shapes, 200, **EXACT | {"slow_noise": 0.02})
     error = (slow.driving - slow.clean)[..., 0]
     both = slow.driving_seen[:, 1:] & slow.driving_seen[:, :-1]
@@ -414,6 +422,10 @@ def test_faces_that_turn_away_are_not_seen(motions, shapes):
     assert pairs.driving_seen[:, 0, [0, 14, 15]].float().mean() > 0.9
     side = pairs_of(motions, shapes, 100, **away | {"turn": (85.0, 95.0)})
     assert side.reference_seen[:, [16, 17]].sum(1).float().mean() < 1.3  # one ear
+    shown = side.reference_seen[:, [0, 1]].all(1)
+    to_the_right = (side.reference[:, 0, 0] > side.reference[:, 1, 0])[shown]  # of the picture: its right ear is near
+    ears = side.reference_seen[shown][:, [16, 17]]
+    assert ears[to_the_right, 0].float().mean() > 0.9 and ears[~to_the_right, 1].float().mean() > 0.9
     assert pairs_of(motions, shapes, 100, **away | {"p_turned_face": 0.0}).reference_seen.all(1).any()
 
 
@@ -434,7 +446,10 @@ def test_shapes_and_settings_of_the_result(motions, shapes):
     assert pairs.truth.shape == pairs.clean.shape == (7, 1, 18, 2) and pairs.driving.dtype == torch.float32
     assert pairs.height.shape == pairs.kind.shape == (7,) and pairs.framing.shape == (7, 2)
     assert pairs_of(motions, shapes, 1, frames=100).clean.shape == (1, 100, 18, 2)
-    for wrong in (dict(frames=0), dict(most_stride=0), dict(missing=(0.5, 0.2)), dict(missing=(0.0, 1.5))):
+    for wrong in (
+        dict(frames=0), dict(most_stride=0), dict(missing=(0.5, 0.2)), dict(missing=(0.0, 1.5)), NO_KIND,
+        dict(p_child=0.5, p_heavy=0.6),
+    ):  # fmt: skip
         with pytest.raises(InputError, match="pair settings: "):
             PairSettings(**wrong)
 
