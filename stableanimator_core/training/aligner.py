@@ -58,7 +58,7 @@ class AlignerRecipe:
     clip: float = 1.0  # most of the gradient's norm
     soft: float = 0.005  # body heights: closer to the truth than this, the loss is quadratic
     scale_weight: float = 0.05  # of the error of ln(scale)
-    validate_every: int = 1_000
+    validate_every: int = 500
     validation_pairs: int = 512
     checkpoint_seconds: float = 30.0
     seed: int = 1

@@ -143,6 +143,11 @@ def test_batched_distances_are_those_of_align(pairs, motions, shapes, net, monke
     np.testing.assert_allclose(np.median(batched["learned"]), np.median(distances["learned"]), rtol=0.05)
 
 
+def test_summary_of_known_distances():
+    distance = np.append(np.zeros(11), np.arange(1, 11))
+    assert evaluation.summary(distance) == {"dis": pytest.approx(55 / 21), "dis_median": 0, "dis_p95": 9}
+
+
 def test_side_views_are_told_by_narrow_shoulders(pairs):
     body = torch.zeros(2, 3, 18, 2)
     body[..., (8, 11), 1] = 100.0
@@ -184,6 +189,25 @@ def test_rows_hold_every_pair_once(motions, shapes):
     assert set(scores["kinds"]) <= set(KINDS)
     mean = sum(row["pairs"] * row["svd"] for row in scores["kinds"].values()) / 20
     assert mean == pytest.approx(scores["methods"]["svd"]["dis"])
+
+
+def test_rows_of_framings_are_named_after_driver_and_reference(pairs, motions, shapes, monkeypatch):
+    framing = torch.tensor([[0, 2]]).repeat(len(pairs.clean), 1)
+    framing[:3] = torch.tensor([1, 0])
+    monkeypatch.setattr(evaluation, "misaligned_pairs", lambda *args, **options: pairs._replace(framing=framing))
+    scores, distances = evaluation.evaluate_alignment(motions, shapes, pairs=12, frames=6)
+    rows = scores["framings"]
+    assert list(rows) == [
+        "driver full body, reference head and shoulders", "driver half body, reference full body"
+    ]  # fmt: skip
+    assert rows["driver half body, reference full body"]["svd"] == pytest.approx(distances["svd"][:3].mean())
+
+
+def test_time_is_that_of_align_per_frame(motions, shapes, net, monkeypatch):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: next(ticks))
+    scores, _ = evaluation.evaluate_alignment(motions, shapes, aligner=net, pairs=8, frames=4)
+    assert scores["seconds_per_1000_frames"] == 1000 / 4, "a tick for each clip of 4 frames"
 
 
 def test_progress_ends_at_all(motions, shapes):
