@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import folder_paths
 
 from ..stableanimator_core.weights import Places
-from ..stableanimator_core.weights.places import ENVIRONMENT
 
 FOLDER_KEY = "stableanimator"
 EXTENSIONS = {".safetensors", ".pth", ".onnx"}
@@ -26,10 +24,8 @@ def places() -> Places:
     if "insightface" in folder_paths.folder_names_and_paths:  # registered by packs that use it
         insightface += [Path(path) for path in folder_paths.get_folder_paths("insightface")]
     models = [Path(path) for path in folder_paths.get_folder_paths(FOLDER_KEY)]
-    if os.environ.get(ENVIRONMENT):  # where the command line looks and downloads, too
-        models.append(Path(os.environ[ENVIRONMENT]).expanduser())
     return Places(
-        models=tuple(models),
+        models=tuple(dict.fromkeys((*models, *Places.default().models))),  # where the command line downloads, too
         insightface=tuple(dict.fromkeys(insightface)),
         checkpoints=tuple(Path(path) for path in folder_paths.get_folder_paths("checkpoints")),
     )

@@ -216,7 +216,8 @@ class Poses:
         except OSError as error:
             raise PoseError(f"{path}: cannot read the poses: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise PoseError(f"{path}: not a JSON file of poses: {error}") from error
+            fix = "poses extract finds the poses of a picture or a video"
+            raise PoseError(f"{path}: not a JSON file of poses ({error}); {fix}") from error
         try:
             return cls.from_openpose(frames)
         except PoseError as error:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .errors import InputError, WeightsError
-from .files import FETCH_AGAIN, check_file
+from .files import check_file, fetch_again
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 FATAL_ONLY = 4  # onnxruntime's log severity; what goes wrong is raised or said in the session's note
@@ -41,20 +41,21 @@ class Session(NamedTuple):
         try:
             return self.runner.run(None, dict(feeds))
         except Exception as error:  # onnxruntime's errors have no common base
-            where, fix = "CPU", FETCH_AGAIN
+            where, fix = "CPU", fetch_again(self.path)
             if self.provider == "CUDA":
                 where, fix = "GPU", "close what fills its memory, or use device cpu"
             raise InputError(f"{self.path}: failed on the {where} ({_one_line(error)}); {fix}") from error
 
     def expect(self, what: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
         """Raises WeightsError unless names and shapes are these. None matches any size; free dimensions match all."""
+        fix = fetch_again(self.path)
         found = f"{_listed_all(self.inputs)} -> {_listed_all(self.outputs)}"
         wanted = f"{_listed_all(inputs.items())} -> {_listed_all(outputs.items())}"
         if not (_same_ports(self.inputs, inputs) and _same_ports(self.outputs, outputs)):
-            raise WeightsError(f"{self.path}: not {what}: the graph is {found}, expected is {wanted}; {FETCH_AGAIN}")
+            raise WeightsError(f"{self.path}: not {what}: the graph is {found}, expected is {wanted}; {fix}")
         kinds = {port.type for port in self.runner.get_inputs()}
         if kinds != {"tensor(float)"}:
-            raise WeightsError(f"{self.path}: takes {', '.join(sorted(kinds))}, expected is float32; {FETCH_AGAIN}")
+            raise WeightsError(f"{self.path}: takes {', '.join(sorted(kinds))}, expected is float32; {fix}")
 
 
 def open_session(path: Path, device: str = "auto") -> Session:
@@ -125,7 +126,8 @@ def _runner(onnxruntime: Any, path: Path, providers: list) -> Any:
         # Its own fallback prints to stdout, where the command line's JSON goes.
         return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base
-        raise WeightsError(f"{path}: damaged or not an ONNX network ({_one_line(error)}); {FETCH_AGAIN}") from error
+        reason = _one_line(error)
+        raise WeightsError(f"{path}: damaged or not an ONNX network ({reason}); {fetch_again(path)}") from error
 
 
 def _load_cuda_libraries(onnxruntime: Any) -> str:

@@ -128,7 +128,7 @@ class StableAnimator:
         hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
         aligned = align(driving, picture_pose, align_method, per_frame=align_per_frame)
-        notes = [*aligned.notes]
+        notes = [*_aspect_notes(reference_pose, reference), *aligned.notes]
         with torch.no_grad():
             face = None
             if identity:
@@ -227,7 +227,7 @@ def _aspect_notes(poses: Poses, reference: np.ndarray) -> list[str]:
         return []
     return [
         f"the poses' canvas is {poses.width}x{poses.height}, the picture {width}x{height}: bodies will be misplaced; "
-        "align the poses with those of the picture first"
+        "give the picture's own pose, and align the motion with it"
     ]
 
 

@@ -386,15 +386,15 @@ def check_driving(config: ModelConfig, driving: Poses, reference_pose: Poses | N
     if (most := int(people.sum(-1).max())) > 1:
         what = f"driving: up to {most} people in a frame; alignment and face follow the first one"
         findings.append(Finding("note", what, "keep one person's poses"))
+    if reference_pose is not None:  # where the faces will be counts, not where they were
+        try:
+            driving = align(driving, reference_pose, "svd").poses
+        except InputError as error:
+            findings.append(Finding.of(error))
     hidden = int((~face_boxes(driving, scale=config.face_scale, crop=config.face_crop).found).sum())
     if hidden:
         what = f"driving: {hidden} of {driving.frames} frames show no face; it is neither optimised nor scored there"
         findings.append(Finding("note", what, "use poses with face points, or a clip that looks at the camera"))
-    if reference_pose is not None:
-        try:
-            align(driving, reference_pose, "svd")
-        except InputError as error:
-            findings.append(Finding.of(error))
     return findings
 
 

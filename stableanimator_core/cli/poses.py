@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..errors import InputError
 from .arguments import (
     ALIGN_METHODS,
     add_json,
@@ -50,8 +51,10 @@ def register(commands) -> None:
     parser.add_argument("--over", type=Path, metavar="FILE", help="picture or video to draw over")
     parser.add_argument("--fps", type=frame_rate, help="default: that of --over, else 15")
     parser.add_argument(
-        "--canvas", default=2160, type=whole(64), metavar="PX", help="short side drawn at: smaller gives thicker limbs"
-    )
+        "--canvas", type=whole(64), metavar="PX",
+        help="short side drawn at: smaller gives thicker limbs; default: 2160, as the published weights see them, "
+        "with --over that of the output",
+    )  # fmt: skip
     add_json(parser)
     parser.set_defaults(run=draw_command)
 
@@ -135,15 +138,19 @@ def draw_command(args: argparse.Namespace, report: Report) -> dict:
     (existing_folder if picture else check_output)(args.out)
     background, fps = None, 15.0
     width, height = args.size or (poses.width, poses.height)
+    canvas = args.canvas or 2160
+    if args.over is not None and args.size is not None:
+        raise InputError("--size and --over: over a picture or video, drawings have its size; leave one of them out")
     if args.over is not None:
         if args.over.suffix.lower() in PICTURES:
             background = read_image(args.over)[None]
         else:
             background, fps = read_video(args.over, max_frames=poses.frames)
         height, width = background.shape[1:3]
+        canvas = args.canvas or min(height, width)
         poses = poses.slice(0, len(background)) if len(background) > 1 else poses
     poses = cover_poses(poses, cover(poses, width, height), width, height)
-    drawn = draw_poses(poses, width, height, canvas_short_side=args.canvas)
+    drawn = draw_poses(poses, width, height, canvas_short_side=canvas)
     if background is not None:
         drawn = overlay(background.repeat(len(drawn), axis=0) if len(background) == 1 else background, drawn)
     written = write_image(args.out, drawn[0]) if picture else write_video(args.out, drawn, args.fps or fps)

@@ -160,9 +160,13 @@ def verify_command(args: argparse.Namespace, report: Report) -> dict:
             verdict = verify(key, path, places, on_progress)
             verdicts.append((key, verdict))
             report.line(f"{key}: {CHECKSUM[verdict.checksum] if verdict.ok else 'BAD'}: {path}")
-    bad = [verdict.problem for _, verdict in verdicts if verdict.problem]
+            if verdict.problem:
+                report.line(f"    {verdict.problem}")
+    bad = [(key, verdict.path) for key, verdict in verdicts if not verdict.ok]
     if bad:
-        raise WeightsError(f"{len(bad)} of {len(verdicts)} files are bad: {'; '.join(bad)}")
+        names, files = " ".join(key for key, _ in bad), ", ".join(str(path) for _, path in bad)
+        command = places.fetch_command([key for key, _ in bad])
+        raise WeightsError(f"{len(bad)} of {len(verdicts)} files are bad ({names}): delete {files}, then: {command}")
     return {"files": [{"key": key, **verdict._asdict()} for key, verdict in verdicts], "missing": missing}
 
 

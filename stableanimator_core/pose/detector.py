@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError, PoseError, WeightsError
-from ..files import FETCH_AGAIN
+from ..files import fetch_again
 from ..onnx_session import Session, Shape, fits, listed, open_session
 from ..skeleton import HAND_POINTS
 from . import dwpose
@@ -159,7 +159,7 @@ class _Network:
             if not fits(outputs[name].shape, wanted):
                 raise WeightsError(
                     f"{self._session.path}: not {self._what}: {listed(name, outputs[name].shape)}, "
-                    f"expected is {listed(name, wanted)}; {FETCH_AGAIN}"
+                    f"expected is {listed(name, wanted)}; {fetch_again(self._session.path)}"
                 )
         return outputs
 

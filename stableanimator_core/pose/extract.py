@@ -117,8 +117,8 @@ def _notes(poses: Poses, people: int, person: int, everyone: bool) -> list[str]:
     if people > 1 and everyone:
         notes.append(f"{people} people found; person {person} comes first and leads the alignment and the face")
     elif people > 1:
-        who = "the main one is followed" if person == 0 else f"person={person} is followed"
-        other = f"person={1 if person == 0 else 0} is {'the next' if person == 0 else 'the main one'}"
+        who = "the main one is followed" if person == 0 else f"person {person} is followed"
+        other = f"person {1 if person == 0 else 0} is {'the next' if person == 0 else 'the main one'}"
         notes.append(f"{people} people found; {who}, {other}")
     empty = ~(poses.body_score > 0).any(axis=(1, 2))  # [F]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], empty, [False]])))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..files import FETCH_AGAIN, check_file
+from ..files import check_file, fetch_again
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> State:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged ({error}); {FETCH_AGAIN}") from error
+        raise WeightsError(f"{path}: damaged ({error}); {fetch_again(path)}") from error
 
 
 def read_kept(path: Path, read: Callable[[Path], State]) -> State:
@@ -80,18 +80,18 @@ def read_pickle(path: Path) -> State:
             fault = f"refused: it asks for code ({code[1]}), and weights are tensors alone"
         else:
             fault = f"damaged, or no file of torch.save ({_first_line(error)})"
-        raise WeightsError(f"{path}: {fault}; {FETCH_AGAIN}") from error
+        raise WeightsError(f"{path}: {fault}; {fetch_again(path)}") from error
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
     if not isinstance(data, dict) or not data:
         what = "nothing" if data == {} else f"a {type(data).__name__}"
-        raise WeightsError(f"{path}: holds {what}, not a network's tensors by name; {FETCH_AGAIN}")
+        raise WeightsError(f"{path}: holds {what}, not a network's tensors by name; {fetch_again(path)}")
     others = [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
         kind = type(data[others[0]]).__name__
         raise WeightsError(
             f"{path}: {len(others)} of {len(data)} entries are no tensors by name (first: {others[0]!r}, a {kind}); "
-            f"these are no weights of a network; {FETCH_AGAIN}"
+            f"these are no weights of a network; {fetch_again(path)}"
         )
     prefix = "module." if all(key.startswith("module.") for key in data) else ""
     return {key.removeprefix(prefix): tensor.detach() for key, tensor in data.items()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, WeightsError
-from ..files import FETCH_AGAIN, PROGRAM, check_file
+from ..files import PROGRAM, check_file, fetch_again
 from .convert import State
 
 _EPSILON = 1e-5  # of IResNet's BatchNorms
@@ -37,11 +37,11 @@ def read_embedder(path: Path, layers: Sequence[int]) -> State:
     try:
         graph = onnx.load(path).graph
     except (DecodeError, OSError) as error:
-        raise WeightsError(f"{path}: damaged, or no ONNX file ({error}); {FETCH_AGAIN}") from error
+        raise WeightsError(f"{path}: damaged, or no ONNX file ({error}); {fetch_again(path)}") from error
     try:
         return _Walk(graph).embedder(layers)
     except _UnexpectedError as error:
-        raise WeightsError(f"{path}: not the face embedder: {error}; {FETCH_AGAIN}") from error
+        raise WeightsError(f"{path}: not the face embedder: {error}; {fetch_again(path)}") from error
 
 
 class _UnexpectedError(Exception):

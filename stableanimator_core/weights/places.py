@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import WeightsError
-from ..files import PROGRAM, is_lfs_pointer
+from ..files import PROGRAM, fault_of
 from .registry import FILES, GROUPS
 
 PACK = Path(__file__).absolute().parents[2]  # not resolved: a linked pack still lies in its ComfyUI
@@ -71,8 +71,8 @@ class Places:
 
     def find(self, key: str) -> Path | None:
         """The file of this registry key in any accepted spelling, or None. Folders in their order, first hit wins;
-        a Git LFS pointer is no hit."""
-        return next((path for path in self._candidates(key) if path.is_file() and not is_lfs_pointer(path)), None)
+        what is no weights at first sight (empty, a web page, a Git LFS pointer) is no hit."""
+        return next((path for path in self._candidates(key) if path.is_file() and not fault_of(path)), None)
 
     def require(self, *keys: str) -> dict[str, Path]:
         """The files of these keys. Raises WeightsError, in one line: what is missing, where it belongs, the command."""
@@ -86,9 +86,9 @@ class Places:
         """Half a line: these files are missing and where they belong."""
         names = ", ".join(FILES[key].path for key in keys)
         text = f"missing in {self.models[0]}: {names}"
-        pointers = [str(path) for key in keys for path in self._candidates(key) if is_lfs_pointer(path)]
-        if pointers:
-            text += f" (only a Git LFS pointer, not the file itself: {', '.join(pointers)})"
+        faulty = [path for key in keys for path in self._candidates(key) if path.is_file()]
+        if faulty:
+            text += f" ({', '.join(f'{path} {fault_of(path)}' for path in faulty)})"
         return text
 
     def fetch_command(self, keys: list[str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickletools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..errors import WeightsError
-from ..files import is_lfs_pointer
+from ..files import fault_of
 from .places import Places
 from .registry import FILES
 
@@ -101,8 +102,9 @@ def check_structure(path: Path) -> None:
 
     Raises WeightsError for a truncated or foreign file, a Git LFS pointer or a web page saved under this name.
     """
-    if is_lfs_pointer(path):
-        raise WeightsError(f"{path}: a Git LFS pointer, not the file itself")
+    fault = fault_of(path)
+    if fault:
+        raise WeightsError(f"{path}: {fault}")
     check = {".safetensors": _check_safetensors, ".onnx": _check_onnx, ".pth": _check_pickle}.get(path.suffix.lower())
     if check is None:
         return
@@ -133,8 +135,28 @@ def _check_pickle(file: BinaryIO, size: int) -> None:
     if file.read(len(LEGACY_PICKLE)) == LEGACY_PICKLE:
         return  # no table of contents: only a checksum or the loader can tell
     with zipfile.ZipFile(file) as archive:
-        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if not pickles:
             raise ValueError("an archive, but not one of torch's")
+        try:
+            asked = {".".join(map(str, words)) for words in _asked_for(archive.read(pickles[0]))}
+        except (ValueError, IndexError):  # pickletools' word for a broken pickle
+            return
+        code = sorted(name for name in asked if not name.startswith(("torch", "collections.OrderedDict")))
+        if code:
+            raise ValueError(f"it asks for code: {', '.join(code)}")
+
+
+def _asked_for(pickle: bytes) -> Iterator[tuple[str, str]]:
+    """Module and name of everything that a pickle would import; nothing is executed."""
+    strings: list[str] = []
+    for opcode, argument, _ in pickletools.genops(pickle):
+        if opcode.name == "GLOBAL":
+            yield tuple(argument.split(" ", 1))
+        elif opcode.name == "STACK_GLOBAL":
+            yield tuple(strings[-2:])
+        elif isinstance(argument, str):
+            strings.append(argument)
 
 
 def _check_onnx(file: BinaryIO, size: int) -> None:

@@ -206,7 +206,7 @@ def test_doctor_looks_at_published_weights(run, tmp_path):
     assert note["fix"] == f'python -m stableanimator_core weights download faces --models "{tmp_path}"'
 
     (tmp_path / "antelopev2").mkdir()
-    (tmp_path / "antelopev2" / "scrfd_10g_bnkps.onnx").write_text("<html>404</html>")
+    (tmp_path / "antelopev2" / "scrfd_10g_bnkps.onnx").write_bytes(b"\x08\x08")
     after = json.loads(run("doctor", "--models", tmp_path, "--json"))
     assert after["weights"]["faces"]["complete"]
     assert any("scrfd_10g_bnkps.onnx: no whole .onnx file" in problem["what"] for problem in after["problems"])

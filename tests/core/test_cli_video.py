@@ -65,7 +65,7 @@ def test_poses_extract(run, world, models):
     result, err = run("poses", "extract", "--video", world / "dance", "--out", out, "--models", models)
     assert (result["frames"], result["people"], result["size"], result["fps"]) == (FRAMES, 1, [480, 300], 7)
     assert result["frames_with_anybody"] == FRAMES
-    assert "2 people found; the main one is followed, person=1 is the next" in result["notes"]
+    assert "2 people found; the main one is followed, person 1 is the next" in result["notes"]
     assert "6/6 frames searched for people" in err
     poses = Poses.load(out)
     truth = true_body(MAIN) + np.arange(FRAMES)[:, None, None] * (STEP, 0)

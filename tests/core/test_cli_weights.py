@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 
@@ -25,6 +26,19 @@ def pickle(name: str = "archive/data.pkl") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, b"weights" * 20)
+    return buffer.getvalue()
+
+
+def pickle_of_code() -> bytes:
+    """A file of torch.save that would run a command, were it unpickled."""
+    import torch
+
+    class Code:
+        def __reduce__(self):
+            return (os.system, ("echo run > harm",))
+
+    buffer = io.BytesIO()
+    torch.save({"weight": Code()}, buffer)
     return buffer.getvalue()
 
 
@@ -150,9 +164,9 @@ def test_verify_names_bad_files(weights, hub, tmp_path):
     assert "face_encoder: ok" in out
     assert "unet: BAD" in out
     assert "2 of 7 files are bad" in err
-    assert "unet.pth: damaged or altered" in err
-    assert f"{vae}: no whole .safetensors file" in err
-    assert "delete it and run: python -m stableanimator_core weights download v1" in err
+    assert "unet.pth: damaged or altered" in out
+    assert f"{vae}: no whole .safetensors file" in out
+    assert "(unet vae): delete " in err and "then: python -m stableanimator_core weights download v1" in err
 
 
 def test_a_file_of_ones_own_has_no_record(weights, hub, tmp_path):
@@ -185,7 +199,7 @@ def test_verify_knows_the_published_sums(weights, tmp_path, monkeypatch):
     path = tmp_path / "models/Animation/unet.pth"
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle())
-    assert "published is abababababab..." in weights("verify", "unet")[2]
+    assert "published is abababababab..." in weights("verify", "unet")[1]
 
 
 @pytest.mark.parametrize("name", [*WHOLE, "legacy.pth", "other.bin"])
@@ -198,7 +212,7 @@ def test_structure_of_whole_files(tmp_path, name):
 @pytest.mark.parametrize(
     ("suffix", "data", "message"),
     [
-        (".safetensors", b"", "cut off"),
+        (".safetensors", b"", "is empty"),
         (".safetensors", safetensors()[:20], "cut off"),
         (".safetensors", safetensors() + b"\0", "its header speaks of"),
         (".safetensors", struct.pack("<Q", 4) + b"nope", "no whole .safetensors file"),
@@ -206,12 +220,13 @@ def test_structure_of_whole_files(tmp_path, name):
         (".safetensors", struct.pack("<Q", 8) + b'{"a": 3}', "lists no tensors"),
         (".pth", pickle()[:-30], "no whole .pth file"),
         (".pth", pickle("readme.txt"), "not one of torch's"),
-        (".pth", b"<html>not found</html>", "no whole .pth file"),
+        (".pth", b"<html>not found</html>", "is a web page"),
+        (".pth", pickle_of_code(), "asks for code: .*system"),
         (".onnx", onnx()[:-1], "cut off after"),
         (".onnx", onnx()[:4], "cut off"),
-        (".onnx", b"", "no ONNX graph"),
+        (".onnx", b"", "is empty"),
         (".onnx", b"\x08\x08", "no ONNX graph"),
-        (".onnx", b"<html>not found</html>", "no ONNX"),
+        (".onnx", b"<html>not found</html>", "is a web page"),
         (".onnx", b"\xff" * 20, "no ONNX model"),
         (".pth", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ],

@@ -24,7 +24,7 @@ from stableanimator_core.weights import convert
 from stableanimator_core.weights.convert import SPARE, read_kept, read_pickle, read_safetensors, read_weights
 from stableanimator_core.weights.onnx_embedder import read_embedder
 
-FETCH_AGAIN = "delete it, then: python -m stableanimator_core weights download all"
+FETCH_AGAIN = "delete it, then: python -m stableanimator_core weights download all"  # of a file in no models folder
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2, dtype=torch.float16)}
 
 

@@ -137,7 +137,8 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub, places):
     item = plan_download(["pose_net"], places, endpoint=hub.endpoint)[0]
     assert item.remaining == SIZE - 4000
     download(["pose_net"], places, endpoint=hub.endpoint)
-    assert [(request.range, request.sent) for request in hub.asked_for(NET.remote)] == [("bytes=4000-", SIZE - 4000)]
+    asked = [(request.range, request.sent) for request in hub.asked_for(NET.remote) if request.sent]
+    assert asked == [("bytes=4000-", SIZE - 4000)]
     assert places.find("pose_net").read_bytes() == hub.files[NET.remote]
     assert not part.exists()
 

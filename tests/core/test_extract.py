@@ -74,10 +74,10 @@ def test_a_slot_is_the_same_person_in_every_frame():
 def test_one_person_is_chosen():
     poses, notes = extract(two_people(), **EXACT)
     assert (poses.people, poses.body[0, 0, 1, 0]) == (1, pytest.approx(200))
-    assert notes == ("2 people found; the main one is followed, person=1 is the next",)
+    assert notes == ("2 people found; the main one is followed, person 1 is the next",)
     poses, notes = extract(two_people(), person=1, **EXACT)
     assert (poses.people, poses.body[0, 0, 1, 0]) == (1, pytest.approx(480))
-    assert notes == ("2 people found; person=1 is followed, person=0 is the main one",)
+    assert notes == ("2 people found; person 1 is followed, person 0 is the main one",)
     poses, notes = extract(two_people(), person=1, everyone=True, **EXACT)
     assert poses.body[0, :, 1, 0].tolist() == pytest.approx([480, 200])
 

@@ -395,13 +395,13 @@ def test_file_errors(tmp_path):
     wrong.write_text("[]")
     with pytest.raises(PoseError, match="missing.json: cannot read the poses: No such file"):
         Poses.load(missing)
-    with pytest.raises(PoseError, match="broken.json: not a JSON file of poses: Expecting value"):
+    with pytest.raises(PoseError, match="broken.json: not a JSON file of poses .Expecting value"):
         Poses.load(broken)
     with pytest.raises(PoseError, match="wrong.json: the pose list holds no frame"):
         Poses.load(wrong)
     for text in ("[" * 100_000, "9" * 5_000):
         broken.write_text(text)
-        with pytest.raises(PoseError, match="broken.json: not a JSON file of poses: [^\n]+$"):
+        with pytest.raises(PoseError, match="broken.json: not a JSON file of poses [^\n]+$"):
             Poses.load(broken)
     with pytest.raises(PoseError, match="poses.json: cannot write the poses: No such file"):
         random_poses().save(tmp_path / "no" / "poses.json")

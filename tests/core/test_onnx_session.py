@@ -177,7 +177,8 @@ def test_a_git_lfs_pointer(tmp_path):
 def test_a_damaged_file_is_one_line(network, tmp_path, keep, device, gpu_machine, capfd):
     path = tmp_path / "half.onnx"
     path.write_bytes(network.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match="half.onnx: (is empty|damaged or not an ONNX network).*weights download") as error:
+    what = "half.onnx: (is empty|damaged or not an ONNX network).*weights download"
+    with pytest.raises(WeightsError, match=what) as error:
         open_session(path, device)
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")

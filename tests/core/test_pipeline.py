@@ -154,7 +154,7 @@ def test_poses_of_another_shape_and_several_people_are_pointed_out(animator, ref
     settings = SamplingConfig.for_model(animator.models.config)
     wide = replace(driving.slice(0, 1), width=128)
     notes = sample(animator.models, reference, wide, None, settings, OFF).notes
-    assert any("align the poses" in note for note in notes)
+    assert any("bodies will be misplaced" in note for note in notes)
     two = Poses.from_openpose([{**frame, "people": frame["people"] * 2} for frame in driving.slice(0, 1).to_openpose()])
     notes = sample(animator.models, reference, two, None, settings, OFF).notes
     assert any("2 people" in note and "follow person 0" in note for note in notes)

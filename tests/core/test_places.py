@@ -136,7 +136,7 @@ def test_a_git_lfs_pointer_is_no_weights(tmp_path):
     path = put(tmp_path, "Animation/unet.pth", content=POINTER)
     assert is_lfs_pointer(path)
     assert Places((tmp_path,)).find("unet") is None
-    with pytest.raises(WeightsError, match="only a Git LFS pointer, not the file itself") as caught:
+    with pytest.raises(WeightsError, match="unet.pth is a Git LFS pointer, not the weights") as caught:
         Places((tmp_path,)).require("unet")
     assert str(path) in str(caught.value)
     assert not is_lfs_pointer(put(tmp_path, "big", content=POINTER + " " * 2000))
