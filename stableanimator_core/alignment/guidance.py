@@ -100,7 +100,7 @@ def guide(driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tens
     fits, listened = fit_similarity_robust(src, dst, weight)
     distance2 = (fits.apply(src) - dst).square().sum(-1)
     residual = ((weight * distance2).sum(1) / weight.sum(1)).sqrt() * possible
-    vote = _votes(src, dst, weight, listened) * possible
+    vote = _votes(src, dst, weight, listened)
 
     fitted, vote, residual = (part.view(batch, frames) for part in (possible, vote, residual))
     covered = trust.sum(-1)  # [B, F]

@@ -60,6 +60,16 @@ def test_starts_at_the_guidance():
         torch.testing.assert_close(found, expected)
 
 
+def test_the_correction_comes_after_the_guidance_about_the_references_centre():
+    given = clips()
+    guidance = guide(*given)
+    points, centre = given[0].flatten(1, 2), guidance.reference_place.centre
+    scale, angle = torch.full((2, 3), 1.3, dtype=torch.float64) * torch.tensor([[1], [math.radians(10) / 1.3]])
+    turn = Similarity.through(scale, angle, centre, centre)
+    expected = turn.apply(guidance.pixels(guidance.base).apply(points))
+    np.testing.assert_allclose(constant(1.3, 10)(*given).apply(points), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("config", [{}, {"use_guidance": False}, {"use_motion": False}])
 def test_shifting_and_scaling_either_picture_moves_the_result_alone(config):
     net, (driving, seen, reference, shown) = network(**config), clips()
@@ -299,9 +309,13 @@ def test_per_frame_takes_the_nearest_fit_where_few_joints_are_seen():
     score = np.ones((12, 18))
     score[4:6, 1:] = 0
     driving = person(clip().body[:, 0], score)
-    scale = align(driving, person(placed(size=400)), "learned", per_frame=True, aligner=constant(1.5)).transform
-    np.testing.assert_allclose(scale.translation[[4, 5]], scale.translation[[3, 6]])
-    np.testing.assert_allclose(scale.scale, 3, rtol=1e-5)
+    found, whole = (
+        align(poses, person(placed(size=400)), "learned", per_frame=True, aligner=constant(1.5)).transform
+        for poses in (driving, clip())
+    )
+    np.testing.assert_allclose(found.translation[[4, 5]], found.translation[[3, 6]])
+    np.testing.assert_allclose(found.translation[6:], whole.translation[6:], atol=1e-3)
+    np.testing.assert_allclose(found.scale, 3, rtol=1e-5)
 
 
 def test_per_frame_without_shared_joints_says_so():
@@ -357,6 +371,9 @@ def test_somebody_sits():
     feetless = [10, 13]
     assert any("the reference sits" in note for note in notes(clip(), hidden(sitting, feetless)))
     assert not any("sits" in note for note in notes(clip(), hidden(sitting, LEGS)))
+    tall = placed(size=200)
+    tall[LEGS, 1] += tall[LEGS, 1] - tall[8, 1]
+    assert not any("sits" in note for note in notes(person(tall), standing))
 
 
 def test_somebody_is_seen_from_behind():

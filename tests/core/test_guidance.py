@@ -98,6 +98,25 @@ def test_two_joints_next_to_each_other_turn_nobody_round():
     assert abs(math.degrees(found.angle)) < 1e-6
 
 
+def test_a_lean_at_the_start_does_not_tilt_the_clip():
+    driving, seen, reference, truth = clips(1, 1)
+    lean = Similarity.through(torch.ones(1).double(), torch.tensor([0.5]).double(), driving[:, 0, 8], driving[:, 0, 8])
+    driving = torch.cat([lean.apply(driving[:, 0])[:, None].expand(-1, 8, -1, -1), driving.expand(-1, 20, -1, -1)], 1)
+    found = base_of(guide(driving, seen.expand(-1, 28, -1), reference, EVERYTHING))
+    np.testing.assert_allclose(found.angle, truth.angle, atol=1e-9)
+
+
+def test_two_joints_always_agree_and_are_hardly_heard():
+    driving, seen, _, _ = clips(1, 1)
+    turn = Similarity.through(torch.ones(1).double(), torch.tensor([0.5]).double(), driving[:, 0, 1], driving[:, 0, 1])
+    some, few = torch.zeros_like(seen), torch.zeros_like(seen)
+    some[..., [1, 2, 5, 8]] = few[..., [1, 8]] = True
+    clip = torch.cat([turn.apply(driving[:, 0])[:, None].expand(-1, 3, -1, -1), driving.expand(-1, 30, -1, -1)], 1)
+    found = guide(clip, torch.cat([some.expand(-1, 3, -1), few.expand(-1, 30, -1)], 1), driving[:, 0], EVERYTHING)
+    assert found.fitted.all()
+    assert abs(float(found.base.angle) + 0.5) < 0.2  # what three frames of four joints say, against thirty of two
+
+
 def test_one_outlier_frame_is_overruled():
     driving, seen, reference, truth = clips(1, 1)
     driving, seen = driving.repeat(1, 9, 1, 1), seen.expand(-1, 9, -1)
