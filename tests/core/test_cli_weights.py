@@ -164,7 +164,7 @@ def test_verify_names_bad_files(weights, hub, tmp_path):
     assert "face_encoder: ok" in out
     assert "unet: BAD" in out
     assert "2 of 7 files are bad" in err
-    assert "unet.pth: damaged or altered" in out
+    assert "unet.pth: no whole .pth file (Bad CRC-32" in out
     assert f"{vae}: no whole .safetensors file" in out
     assert "(unet vae): delete " in err and "then: python -m stableanimator_core weights download v1" in err
 
