@@ -120,11 +120,11 @@ def test_the_loss_at_the_truth_is_nothing_and_has_a_gradient(pairs, recipe):
 
 
 def test_the_scale_counts(pairs, recipe):
-    exact = pairs._replace(truth=pairs.clean)
+    larger = pairs._replace(truth=3 * pairs.clean)
     batch = len(pairs.clean)
     twice = Similarity(torch.full((batch,), 2.0), torch.eye(2).expand(batch, 2, 2), torch.zeros(batch, 2))
-    _, parts = training.aligner_loss(lambda *given: twice, exact, recipe)
-    assert float(parts["scale"]) == pytest.approx(np.log(2), rel=1e-4)
+    _, parts = training.aligner_loss(lambda *given: twice, larger, recipe)
+    assert float(parts["scale"]) == pytest.approx(np.log(1.5), rel=1e-4)
 
 
 def test_every_step_and_process_draws_its_own_pairs(data, recipe):
@@ -159,7 +159,7 @@ def test_minutes_end_a_run(tmp_path, data, recipe):
 
 def test_the_best_weights_are_kept(tmp_path, data, recipe, monkeypatch):
     """Weights of the folder are those of the lowest validation, the last ones lie in `last`."""
-    marks = iter([0.5, 0.1, 0.9])
+    marks = iter([0.5, 0.1, 0.9, 0.8])
     row = {"dis": 0.0, "dis_median": 0.0, "dis_p95": 0.0}
 
     def scored(net, pairs, seen=[]):  # noqa: B006
@@ -173,6 +173,9 @@ def test_the_best_weights_are_kept(tmp_path, data, recipe, monkeypatch):
     assert (best["step"], best["dis"]) == (4, pytest.approx(0.1))
     kept, last = weights(tmp_path / "out"), weights(tmp_path / "out" / "last")
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
+    longer = training.train_aligner(tmp_path / "out", replace(recipe, budget=Budget(8)), resume=True, **data)
+    assert longer == best, "0.8 after 8 steps is no better than what the first run had"
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(tmp_path / "out").items())
 
 
 def test_what_a_run_leaves(tmp_path, data, recipe):
