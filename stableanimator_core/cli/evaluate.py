@@ -109,25 +109,25 @@ def evaluate_alignment_command(args: argparse.Namespace, report: Report) -> dict
 def _print_alignment(scores: dict[str, Any], report: Report) -> None:
     """The tables that people read; distances in body heights."""
     report.line(f"{scores['pairs']} pairs of {scores['frames']} frames; distance from the truth in body heights")
-    report.line(f"{'':38}    mean  median    95th  worse than none  failed  travel kept")
+    report.line(f"{'':55}    mean  median    95th  worse than none  failed  travel kept")
     for name, row in scores["methods"].items():
         if row is not None:
             path = scores["travel"][name]
             kept = "" if path["ratio"] is None else f"{path['ratio']:7.2f} (corr. {path['correlation']:.2f})"
             report.line(
-                f"{name:38} {row['dis']:7.4f} {row['dis_median']:7.4f} {row['dis_p95']:7.4f} "
+                f"{name:55} {row['dis']:7.4f} {row['dis_median']:7.4f} {row['dis_p95']:7.4f} "
                 f"{row['worse_than_none']:16d} {row['failed']:7d} {kept}"
             )
     methods = [name for name, row in scores["methods"].items() if row is not None]
-    report.line(f"{'mean distance':38} {'pairs':>7} " + " ".join(f"{name:>8}" for name in methods))
+    report.line(f"{'mean distance':55} {'pairs':>7} " + " ".join(f"{name:>8}" for name in methods))
     for group in ("kinds", "framings", "views"):
         for name, row in scores[group].items():
             title = f"reference: {name}" if group == "kinds" else name
-            report.line(f"{title:38} {row['pairs']:7d} " + " ".join(f"{row[method]:8.4f}" for method in methods))
+            report.line(f"{title:55} {row['pairs']:7d} " + " ".join(f"{row[method]:8.4f}" for method in methods))
     for share, rows in scores["missing"].items():
         title = f"{100 * float(share):.0f} % of the joints missing"
         values = (f"{rows[name]['dis']:8.4f}" if rows.get(name) else 8 * " " for name in methods)
-        report.line(f"{title:38} {scores['pairs']:7d} " + " ".join(values))
+        report.line(f"{title:55} {scores['pairs']:7d} " + " ".join(values))
     report.line(f"{scores['seconds_per_1000_frames']:.2f} s per 1000 frames")
 
 
