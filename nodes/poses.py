@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..stableanimator_core.alignment import METHODS, align
 from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
+from ..stableanimator_core.weights import load_aligner
 from .convert import pixels_to_image, to_poses
 from .errors import one_line_errors
 from .patchers import AnimatorModel
@@ -34,8 +35,9 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default="svd",
-                    tooltip="svd: one rotation, scale and shift that fits the driving body to the reference body. "
+                    default="learned",
+                    tooltip="learned: a network that corrects svd's fit where bodies or postures differ; the best. "
+                    "svd: one rotation, scale and shift that fits the driving body to the reference body. "
                     "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
                     "none: only the canvas is fitted; use it when the poses already match.",
                 ),
@@ -55,7 +57,10 @@ class StableAnimatorAlignPoses(io.ComfyNode):
     @classmethod
     @one_line_errors
     def execute(cls, driving: list[dict], reference: list[dict], method: str, per_frame: bool) -> io.NodeOutput:
-        aligned = align(to_poses(driving, "driving"), to_poses(reference, "reference"), method, per_frame=per_frame)
+        aligner = load_aligner() if method == "learned" else None
+        aligned = align(
+            to_poses(driving, "driving"), to_poses(reference, "reference"), method, per_frame=per_frame, aligner=aligner
+        )
         measured = aligned.residual[np.isfinite(aligned.residual)]
         distance = (
             f"joints are {measured.mean():.1f} px from the reference's on average" if len(measured) else "not fitted"

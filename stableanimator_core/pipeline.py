@@ -30,7 +30,7 @@ from .keypoints import Poses
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
 from .vae import cell_size, decode_latents
-from .weights import ModelConfig, Models, Places, config_of, load_models
+from .weights import ModelConfig, Models, Places, config_of, load_aligner, load_models
 from .windows import context_windows
 
 ASPECT_TOLERANCE = 0.02  # of width over height
@@ -112,7 +112,7 @@ class StableAnimator:
         return cls(load_models(model, device=where, dtype=dtype or pick_dtype(config_of(model), where), places=places))
 
     def animate(
-        self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "svd",
+        self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "learned",
         align_per_frame: bool = False, hjb: HJBConfig | None = None, identity: bool = True,
         face_detector: FaceDetector | None = None, hooks: Hooks | None = None, **sampling,
     ) -> Animation:  # fmt: skip
@@ -127,7 +127,8 @@ class StableAnimator:
         settings = SamplingConfig.for_model(models.config, **sampling)
         hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
-        aligned = align(driving, picture_pose, align_method, per_frame=align_per_frame)
+        aligner = load_aligner() if align_method == "learned" else None
+        aligned = align(driving, picture_pose, align_method, per_frame=align_per_frame, aligner=aligner)
         notes = [*_aspect_notes(reference_pose, reference), *aligned.notes]
         with torch.no_grad():
             face = None

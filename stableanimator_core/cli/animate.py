@@ -43,7 +43,7 @@ def register(commands) -> None:
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
     parser.add_argument("--fps", type=frame_rate, help="of the result; default: the driving video's, else the model's")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
-    parser.add_argument("--align", default="svd", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
+    parser.add_argument("--align", default="learned", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     add_json(parser)

@@ -29,7 +29,7 @@ def whole(low: int, high: int | None = None):
 
 SEED = whole(0, 2**63 - 1)
 FRAME_RATES = (0.1, 240.0)  # frames per second
-ALIGN_METHODS = "svd (default), v1 (the published rule, to compare with) or none"  # alignment.METHODS, without torch
+ALIGN_METHODS = "learned (default), svd, v1 (the published rule, to compare with) or none"  # without torch
 
 
 def number(low: float):

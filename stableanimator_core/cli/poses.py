@@ -38,7 +38,7 @@ def register(commands) -> None:
     parser.add_argument("--driving", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--reference", required=True, type=Path, metavar="POSES.json", help="pose of the picture")
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
-    parser.add_argument("--method", default="svd", type=align_method, help=ALIGN_METHODS)
+    parser.add_argument("--method", default="learned", type=align_method, help=ALIGN_METHODS)
     parser.add_argument("--per-frame", action="store_true", help="fit every frame by itself instead of the whole clip")
     parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
     add_json(parser)
@@ -99,6 +99,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
     """Align one pose file to another."""
     from ..alignment import align
     from ..keypoints import Poses
+    from ..weights import load_aligner
 
     existing_folder(args.out)
     result = align(
@@ -106,6 +107,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         Poses.load(args.reference),
         args.method,
         per_frame=args.per_frame,
+        aligner=load_aligner() if args.method == "learned" else None,
         min_score=args.min_score,
     )
     result.poses.save(args.out)

@@ -11,6 +11,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from ..errors import WeightsError
+from .aligner import load_aligner, save_aligner
 from .config import ModelConfig
 from .folder import ASSETS, BUILT_IN, find_model, read_config, read_part, save_models, save_part
 from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models
@@ -20,8 +21,8 @@ from .registry import FILES, V1
 
 __all__ = [
     "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "V1_CONFIG", "ModelConfig", "ModelInfo", "Models", "Places",
-    "available_models", "build_models", "config_of", "fill_models", "find_model", "load_models", "load_published",
-    "random_models", "read_config", "read_part", "save_models", "save_part",
+    "available_models", "build_models", "config_of", "fill_models", "find_model", "load_aligner", "load_models",
+    "load_published", "random_models", "read_config", "read_part", "save_aligner", "save_models", "save_part",
 ]  # fmt: skip
 
 

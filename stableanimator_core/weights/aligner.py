@@ -30,7 +30,8 @@ def load_aligner(folder: str | Path | None = None) -> AlignmentNet:
     Raises WeightsError with the file that is missing, damaged or of another network.
     """
     folder = BUILT_IN_ALIGNER if folder is None else Path(folder)
-    with torch.inference_mode(False):  # weights created in inference mode serve nowhere else
+    # Weights created in inference mode serve nowhere else; drawing them anew moves nobody's generator.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         net = _build(folder / "config.json")
         fill(net, read_part(folder, PART), folder / f"{PART}.safetensors", torch.float32)
     return net.requires_grad_(False).eval()

@@ -100,7 +100,7 @@ def test_methods_are_all_named():
 def test_poses_align(run, material):
     argv = ["poses", "align", "--driving", material / "driving.json", "--reference", material / "reference.json"]
     result = json.loads(run(*argv, "--out", material / "aligned.json", "--json"))
-    assert (result["frames"], result["size"], result["method"]) == (3, [64, 64], "svd")
+    assert (result["frames"], result["size"], result["method"]) == (3, [64, 64], "learned")
     assert Poses.load(material / "aligned.json").frames == 3
     assert "3 frames aligned by none" in run(*argv, "--out", material / "b.json", "--method", "none", "--per-frame")
 

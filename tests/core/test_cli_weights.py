@@ -166,7 +166,7 @@ def test_verify_names_bad_files(weights, hub, tmp_path):
     assert "2 of 7 files are bad" in err
     assert "unet.pth: no whole .pth file (Bad CRC-32" in out
     assert f"{vae}: no whole .safetensors file" in out
-    assert "(unet vae): delete " in err and "then: python -m stableanimator_core weights download v1" in err
+    assert "(vae unet): delete " in err and "then: python -m stableanimator_core weights download v1" in err
 
 
 def test_a_file_of_ones_own_has_no_record(weights, hub, tmp_path):
