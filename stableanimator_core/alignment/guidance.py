@@ -66,6 +66,21 @@ class Guidance(NamedTuple):
     residual: Tensor  # [B, F] root mean square distance that a frame's own fit leaves, 0 where fitted is False
     coverage: Tensor  # [B, F] 0..1, share of all joints' trust that is seen in both
 
+    def rows(self, rows: slice) -> Guidance:
+        """What is said about some of the clips."""
+        frames = (part.unflatten(0, self.fitted.shape)[rows].flatten(0, 1) for part in self.frames)
+        return Guidance(
+            driving=self.driving[rows],
+            reference=self.reference[rows],
+            driving_place=Place(*(part[rows] for part in self.driving_place)),
+            reference_place=Place(*(part[rows] for part in self.reference_place)),
+            base=Similarity(*(part[rows] for part in self.base)),
+            frames=Similarity(*frames),
+            fitted=self.fitted[rows],
+            residual=self.residual[rows],
+            coverage=self.coverage[rows],
+        )
+
     def pixels(self, transform: Similarity) -> Similarity:
         """A transform of B clips from normalised to normalised coordinates, from pixels to pixels."""
         here, there = self.driving_place, self.reference_place

@@ -51,6 +51,7 @@ class AlignmentNet(nn.Module):
             "width": width, "layers": layers, "heads": heads, "use_guidance": use_guidance, "use_motion": use_motion,
         }  # fmt: skip
         self.use_guidance, self.use_motion = use_guidance, use_motion
+        self.register_buffer("bones", torch.tensor(BONES).T.contiguous(), persistent=False)  # [2, M]
         self.motion = MotionEncoder(width, layers, heads)
         self.reference = ReferenceEncoder(width, layers, heads)
         self.read_reference = CrossAttention(width, heads)
@@ -65,23 +66,33 @@ class AlignmentNet(nn.Module):
         nn.init.zeros_(self.to_correction[-1].weight)
         nn.init.zeros_(self.to_correction[-1].bias)
 
-    def forward(self, driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tensor) -> Similarity:
+    def forward(
+        self, driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tensor,
+        guidance: Guidance | None = None,
+    ) -> Similarity:  # fmt: skip
         """Transforms of B clips, px to px, in the dtype of `driving`.
 
         driving: [B, F, 18, 2] px, seen: bool [B, F, 18], reference: [B, 18, 2] px, reference_seen: bool [B, 18].
         Any F; a clip of more than MOST_FRAMES is sampled. Coordinates of unseen joints are not read. Shifting or
         scaling either picture shifts or scales the result, and no more. Where nothing is seen the result is finite.
+        guidance: what `guide` gives for these clips, where that is known already.
         """
+        if guidance is None:
+            guidance = self.guide(driving, seen, reference, reference_seen)
         index = self._read_frames(seen.shape[1], seen.device)
-        driving, seen = driving[:, index], seen[:, index]
-        guidance = guide(driving, seen, reference, reference_seen)
-        if not self.use_guidance:
-            guidance = guidance._replace(base=_identity(guidance.base))
-        tokens = self._tokens(guidance, seen, reference_seen, index)  # [B, N, D]
+        tokens = self._tokens(guidance, seen[:, index], reference_seen, index)  # [B, N, D]
         pooled = self.pool(self.query.expand(len(tokens), -1, -1), tokens).squeeze(1)  # [B, D]
         growth, angle, shift = self.to_correction(pooled).to(driving.dtype).split((1, 1, 2), dim=1)
         correction = Similarity.through(growth.squeeze(1).exp(), angle.squeeze(1), torch.zeros_like(shift), shift)
         return guidance.pixels(compose(correction, guidance.base))
+
+    def guide(self, driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tensor) -> Guidance:
+        """Fits of the frames that are read; arguments as in forward. They need no weights: many clips are fitted best
+        at once.
+        """
+        index = self._read_frames(seen.shape[1], seen.device)
+        guidance = guide(driving[:, index], seen[:, index], reference, reference_seen)
+        return guidance if self.use_guidance else guidance._replace(base=_identity(guidance.base))
 
     def _read_frames(self, frames: int, device: torch.device) -> Tensor:
         """Numbers of the frames that are read: all, or the first ones and evenly spaced later ones."""
@@ -95,8 +106,8 @@ class AlignmentNet(nn.Module):
     def _tokens(self, guidance: Guidance, seen: Tensor, reference_seen: Tensor, index: Tensor) -> Tensor:
         """Motion that knows the reference and the guidance, and the reference itself: [B, F + 19, D]."""
         dtype = self.query.dtype
-        bones, bones_seen = _bones(guidance.driving, seen)  # [B, F, M] each
-        reference_bones = _bones(guidance.reference, reference_seen)  # [B, M] each
+        bones, bones_seen = _bones(guidance.driving, seen, self.bones)  # [B, F, M] each
+        reference_bones = _bones(guidance.reference, reference_seen, self.bones)  # [B, M] each
         time = _time_features(index).to(dtype)  # [F, _TIME]
         motion = self.motion(guidance.driving.to(dtype), seen, bones.to(dtype), bones_seen, time)
         compared = _compare(bones, bones_seen, *reference_bones, guidance.base.scale)
@@ -221,9 +232,9 @@ def _both(seen: Tensor) -> Tensor:
     return seen.repeat_interleave(2, -1)
 
 
-def _bones(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the lengths of BONES, and whether both ends are seen. [..., 18, 2] -> [..., M] each."""
-    start, end = torch.tensor(BONES, device=points.device).T
+def _bones(points: Tensor, seen: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the lengths of bones, and whether both ends [2, M] are seen. [..., 18, 2] -> [..., M] each."""
+    start, end = ends
     length = (points[..., start, :] - points[..., end, :]).norm(dim=-1)
     return length.clamp_min(_SHORTEST).log(), seen[..., start] & seen[..., end]
 

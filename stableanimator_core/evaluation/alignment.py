@@ -113,7 +113,7 @@ def pair_distance(moved: Tensor, pairs: Pairs) -> Tensor:
 def moved_by(transform: Similarity, pairs: Pairs) -> Tensor:
     """The clean driving joints moved by one similarity per pair, [B, F, 18, 2] px."""
     right, down = transform.rotation[:, None, None].unbind(-1)  # [B, 1, 1, 2] each
-    # Sums instead of a matrix product: TF32, which training allows, would cost a pixel.
+    # Sums instead of a matrix product: TF32 would cost a pixel.
     turned = pairs.clean[..., :1] * right + pairs.clean[..., 1:] * down
     return transform.scale[:, None, None, None] * turned + transform.translation[:, None, None]
 

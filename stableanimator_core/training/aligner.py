@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from ..alignment.guidance import Guidance
 from ..alignment.network import AlignmentNet
 from ..alignment.similarity import weighted_spread
 from ..errors import InputError
@@ -49,7 +51,8 @@ class AlignerRecipe:
 
     budget: Budget = Budget(60_000)
     batch: int = 512  # pairs a step, in each process
-    frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a step's pairs: one of these
+    pool: int = 16  # steps whose pairs are drawn and fitted at once, which a GPU does no slower than one step's
+    frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a pool's pairs: one of these
     pairs: PairSettings = PairSettings()
     network: dict[str, Any] = field(default_factory=dict)  # arguments of AlignmentNet
     rate: float = 1e-3
@@ -73,8 +76,8 @@ def train_aligner(
 
     `out` gets the weights of the best validation (config.json, aligner.safetensors), the last ones in `out`/last, a
     checkpoint, a log and a model card that names the sources. On several GPUs under `accelerate launch`: every process
-    draws its own pairs. The pairs of a step follow from seed, process and step alone, so that a run that was killed
-    goes on from its checkpoint (resume) to the same weights; seconds of a minutes budget count over all runs.
+    draws its own pairs. They follow from seed, process and step alone, so that a run that was killed goes on from its
+    checkpoint (resume) to the same weights; seconds of a minutes budget count over all runs.
     Raises InputError when `out` is a file, holds a run and resume is False, or holds a checkpoint of another recipe,
     and when there is no network of the recipe's settings.
     """
@@ -85,7 +88,6 @@ def train_aligner(
     state = PartialState(cpu=not torch.cuda.is_available())
     device = state.device if device is None else torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
-    torch.backends.cuda.matmul.allow_tf32 = True
     with _log_to(out / LOG) if state.is_main_process else nullcontext():
         return _train(
             _Run(out, recipe, device), state, motions, shapes, validation, validation_shapes or shapes, resume, sources
@@ -109,9 +111,11 @@ def _train(
         len(shapes.rows), len(validation.joints),
     )  # fmt: skip
     saved = time.monotonic()
-    for step in run.progress:
-        pairs = draw_pairs(motions, shapes, recipe, step, process=state.process_index, device=device)
-        loss, parts = aligner_loss(run.net, pairs, recipe)
+    batches = draw_batches(
+        run.net, motions, shapes, recipe, run.progress.step, process=state.process_index, device=device
+    )
+    for step, (pairs, guidance) in zip(run.progress, batches, strict=False):  # a step is counted before it is drawn
+        loss, parts = aligner_loss(run.net, pairs, recipe, guidance)
         run.optimise(loss, run.progress.learning_rate(recipe.rate))
         run.average.update()
         run.progress.report(loss=loss, **parts)
@@ -132,23 +136,40 @@ def _train(
     return run.best
 
 
-def draw_pairs(
-    motions: Motions, shapes: Shapes, recipe: AlignerRecipe, step: int, *, process: int, device: torch.device
+def draw_batches(
+    net: AlignmentNet, motions: Motions, shapes: Shapes, recipe: AlignerRecipe, first: int, *, process: int,
+    device: torch.device,
+) -> Iterator[tuple[Pairs, Guidance]]:  # fmt: skip
+    """The pairs of one process's steps from the first one on, without end, and what guides the network there."""
+    for step in count(first):
+        pool, part = divmod(step, recipe.pool)
+        if part == 0 or step == first:
+            drawn = draw_pool(motions, shapes, recipe, pool, process=process, device=device)
+            guidance = net.guide(drawn.driving, drawn.driving_seen, drawn.reference, drawn.reference_seen)
+        rows = slice(part * recipe.batch, (part + 1) * recipe.batch)
+        yield Pairs(*(tensor[rows] for tensor in drawn)), guidance.rows(rows)
+
+
+def draw_pool(
+    motions: Motions, shapes: Shapes, recipe: AlignerRecipe, pool: int, *, process: int, device: torch.device
 ) -> Pairs:
-    """The pairs of one step of one process; all processes draw the same number of frames."""
-    frames = recipe.frames[int(np.random.default_rng([recipe.seed, step]).integers(len(recipe.frames)))]
-    words = np.random.SeedSequence([recipe.seed, step, process]).generate_state(1, np.uint64)
+    """The pairs of one pool of steps of one process; all processes draw the same number of frames."""
+    frames = recipe.frames[int(np.random.default_rng([recipe.seed, pool]).integers(len(recipe.frames)))]
+    words = np.random.SeedSequence([recipe.seed, pool, process]).generate_state(1, np.uint64)
     generator = torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
     settings = replace(recipe.pairs, frames=frames)
-    return make_pairs(motions, shapes, settings, recipe.batch, generator=generator, device=device)
+    return make_pairs(motions, shapes, settings, recipe.pool * recipe.batch, generator=generator, device=device)
 
 
-def aligner_loss(net: AlignmentNet, pairs: Pairs, recipe: AlignerRecipe) -> tuple[Tensor, dict[str, Tensor]]:
+def aligner_loss(
+    net: AlignmentNet, pairs: Pairs, recipe: AlignerRecipe, guidance: Guidance | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean distance of the aligned joints from the truth in body heights, plus an error of the scale; and its parts.
 
     All joints count, seen or not. Distances below `soft` are quadratic: at the truth a norm has no gradient.
+    guidance: the network's for these pairs, where it is known already.
     """
-    transform = net(pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen)
+    transform = net(pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen, guidance)
     off = (moved_by(transform, pairs) - pairs.truth) / pairs.height[:, None, None, None]  # [B, F, 18, 2]
     distance = ((off.square().sum(-1) + recipe.soft**2).sqrt() - recipe.soft).mean()
     clean, truth = pairs.clean.flatten(1, 2), pairs.truth.flatten(1, 2)
@@ -296,7 +317,7 @@ def describe_source(path: Path) -> str:
 def quick_recipe() -> AlignerRecipe:
     """A few steps of everything: shows that the whole recipe runs, not that it learns."""
     return AlignerRecipe(
-        budget=Budget(4), batch=4, frames=(4, 6), network=dict(width=32, layers=1, heads=2), validate_every=2,
+        budget=Budget(4), batch=4, pool=2, frames=(4, 6), network=dict(width=32, layers=1, heads=2), validate_every=2,
         validation_pairs=8,
     )  # fmt: skip
 

@@ -60,6 +60,18 @@ def test_starts_at_the_guidance():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("config", [{}, {"use_guidance": False}, {"use_motion": False}])
+@pytest.mark.parametrize("frames", [9, MOST_FRAMES + 20])
+def test_guidance_that_is_known_already_changes_nothing(config, frames):
+    net, given = network(**config), clips(batch=4, frames=frames)
+    expected, guidance = net(*given), net.guide(*given)
+    for found, wanted in zip(net(*given, guidance), expected, strict=True):
+        assert torch.equal(found, wanted)
+    some = slice(1, 3)
+    for found, wanted in zip(net(*(part[some] for part in given), guidance.rows(some)), expected, strict=True):
+        torch.testing.assert_close(found, wanted[some], rtol=1e-5, atol=1e-3)
+
+
 def test_the_correction_comes_after_the_guidance_about_the_references_centre():
     given = clips()
     guidance = guide(*given)

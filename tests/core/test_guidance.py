@@ -67,6 +67,16 @@ def test_frames_are_fitted_one_by_one():
     assert (moved - reference).norm(dim=-1).mean() < 1.2 * (plain.apply(driving[:, 4]) - reference).norm(dim=-1).mean()
 
 
+def test_rows_are_those_of_the_clips_alone():
+    driving, seen, reference, _ = clips(5, 6, noise=4.0)
+    seen = seen & (torch.rand(seen.shape, generator=torch.Generator().manual_seed(0)) > 0.8)
+    rows = slice(2, 4)
+    found = guide(driving, seen, reference, EVERYTHING.expand(5, -1)).rows(rows)
+    expected = guide(driving[rows], seen[rows], reference[rows], EVERYTHING.expand(2, -1))
+    assert not expected.fitted.all()
+    torch.testing.assert_close(found, expected)
+
+
 def test_unseen_joints_do_not_count_whatever_their_coordinates():
     driving, seen, reference, _ = clips(3, 12, noise=2.0)
     rng = np.random.default_rng(1)
