@@ -90,7 +90,7 @@ def test_training_changes_the_weights(tmp_path, data, recipe):
 
 
 def test_it_learns(tmp_path, data, recipe):
-    """References that sit mislead the closed-form fit; a tiny network more than halves its error in a few seconds."""
+    """References that sit mislead the closed-form fit; a tiny network learns far better in a few seconds."""
     sitting = PairSettings(
         p_same_pose=0, p_other_pose=0, p_sit=1, p_crouch=0, p_kneel=0, p_turn=0, yaw=20, p_any_yaw=0,
         driver_framing=(1, 0, 0), reference_framing=(1, 0, 0),
@@ -102,7 +102,7 @@ def test_it_learns(tmp_path, data, recipe):
     scores = training.train_aligner(tmp_path / "out", longer, device="cpu", **data)  # the same pairs on every machine
     rows = [scores[f"missing {share:g}"] for share in training.VALIDATION_MISSING]
     oracle, learned, svd = (np.mean([row[name]["dis"] for row in rows]) for name in ("oracle", "learned", "svd"))
-    assert oracle < learned < 0.8 * svd, (oracle, learned, svd)
+    assert oracle < learned < 0.6 * svd, (oracle, learned, svd)
 
 
 def test_the_loss_is_the_distance_in_body_heights(pairs, recipe):
