@@ -47,6 +47,13 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     tooltip="Off: one transform for the whole clip, the motion is untouched. "
                     "On: every frame is fitted anew, which also removes travel and can jitter.",
                 ),
+                io.Boolean.Input(
+                    "proportions",
+                    default=False,
+                    optional=True,
+                    tooltip="On: the motion also gets the bone lengths of the reference's body. For bodies that differ "
+                    "much, as cartoon figures or children; people of ordinary build gain nothing.",
+                ),
             ],
             outputs=[
                 PoseKeypoint.Output("aligned", display_name="poses", tooltip="On the reference's canvas, for Sample.")
@@ -56,11 +63,12 @@ class StableAnimatorAlignPoses(io.ComfyNode):
 
     @classmethod
     @one_line_errors
-    def execute(cls, driving: list[dict], reference: list[dict], method: str, per_frame: bool) -> io.NodeOutput:
+    def execute(
+        cls, driving: list[dict], reference: list[dict], method: str, per_frame: bool, proportions: bool = False
+    ) -> io.NodeOutput:
         aligner = load_aligner() if method == "learned" else None
-        aligned = align(
-            to_poses(driving, "driving"), to_poses(reference, "reference"), method, per_frame=per_frame, aligner=aligner
-        )
+        poses = to_poses(driving, "driving"), to_poses(reference, "reference")
+        aligned = align(*poses, method, per_frame=per_frame, aligner=aligner, proportions=proportions)
         measured = aligned.residual[np.isfinite(aligned.residual)]
         distance = (
             f"joints are {measured.mean():.1f} px from the reference's on average" if len(measured) else "not fitted"

@@ -30,6 +30,7 @@ def whole(low: int, high: int | None = None):
 SEED = whole(0, 2**63 - 1)
 FRAME_RATES = (0.1, 240.0)  # frames per second
 ALIGN_METHODS = "learned (default), svd, v1 (the published rule, to compare with) or none"  # without torch
+PROPORTIONS = "give the motion the picture's bone lengths, too: for bodies that differ much"
 
 
 def number(low: float):

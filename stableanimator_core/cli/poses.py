@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import InputError
 from .arguments import (
     ALIGN_METHODS,
+    PROPORTIONS,
     add_json,
     add_places,
     align_method,
@@ -40,6 +41,7 @@ def register(commands) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--method", default="learned", type=align_method, help=ALIGN_METHODS)
     parser.add_argument("--per-frame", action="store_true", help="fit every frame by itself instead of the whole clip")
+    parser.add_argument("--proportions", action="store_true", help=PROPORTIONS)
     parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
     add_json(parser)
     parser.set_defaults(run=align_command)
@@ -108,6 +110,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         args.method,
         per_frame=args.per_frame,
         aligner=load_aligner() if args.method == "learned" else None,
+        proportions=args.proportions,
         min_score=args.min_score,
     )
     result.poses.save(args.out)

@@ -435,3 +435,33 @@ def test_min_score_decides_who_is_visible():
     score = np.full((1, 18), 0.2)
     found = align(person(placed(size=200), score), person(placed(size=400)), min_score=0.1)
     np.testing.assert_allclose(found.transform.scale, 2)
+
+
+def test_proportions_are_the_references_on_request():
+    """A driver whose legs are a quarter longer for its trunk than the reference's."""
+    rng = np.random.default_rng(3)
+    reference = placed()
+    longer = reference.copy()
+    for hip, knee, ankle in ((8, 9, 10), (11, 12, 13)):
+        longer[knee] = longer[hip] + 1.25 * (reference[knee] - reference[hip])
+        longer[ankle] = longer[knee] + 1.25 * (reference[ankle] - reference[knee])
+    driving = person(np.stack([longer + [3 * f, 0] for f in range(12)]) + rng.normal(0, 0.01, (12, 18, 2)))
+    legs = {}
+    for proportions in (False, True):
+        made = align(driving, person(reference[None]), "svd", proportions=proportions)
+        body = made.poses.body[:, 0]
+        leg = np.linalg.norm(body[:, 9] - body[:, 8], axis=-1) + np.linalg.norm(body[:, 10] - body[:, 9], axis=-1)
+        trunk = np.linalg.norm(body[:, 1] - (body[:, 8] + body[:, 11]) / 2, axis=-1)
+        legs[proportions] = (leg / trunk).mean()
+        assert made.residual.shape == (12,)
+    hips = (reference[8] + reference[11]) / 2
+    own = np.linalg.norm(reference[9] - reference[8]) + np.linalg.norm(reference[10] - reference[9])
+    wanted = own / np.linalg.norm(reference[1] - hips)
+    assert abs(legs[False] / wanted - 1.25) < 0.02
+    assert abs(legs[True] / wanted - 1) < abs(legs[False] / wanted - 1) / 2
+
+
+@pytest.mark.parametrize("method", ["none", "v1"])
+def test_proportions_need_a_similarity(method):
+    made = align(person(placed()[None]), person(placed()[None]), method, proportions=True)
+    assert f"proportions have no effect: method {method} fits no similarity" in made.notes

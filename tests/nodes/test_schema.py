@@ -15,7 +15,7 @@ WIDGETS = {
     "StableAnimatorExtractPoses": [
         "detector", "person", "everyone", "min_person_score", "min_score", "fill_gap", "smooth", "download",
     ],
-    "StableAnimatorAlignPoses": ["method", "per_frame"],
+    "StableAnimatorAlignPoses": ["method", "per_frame", "proportions"],
     "StableAnimatorDrawPoses": ["width", "height"],
     "StableAnimatorEncodeFace": ["choose"],
     "StableAnimatorHJBOptions": [
