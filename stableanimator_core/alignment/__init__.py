@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .guidance import COVERAGE, JOINT_TRUST, WINDOW
 from .learned import FEW_JOINTS, NOTED_DEGREES, fit_learned
 from .network import AlignmentNet
 from .polyfit import JOINTS, fit_line
+from .retarget import retarget
 from .similarity import Similarity, fit_similarity, fit_similarity_robust, fittable, weighted_mean
 
 __all__ = ["METHODS", "Alignment", "AlignmentNet", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
@@ -42,7 +43,7 @@ class Alignment:
 
 def align(
     driving: Poses, reference: Poses, method: str = "svd", *, per_frame: bool = False, min_score: float = 0.3,
-    aligner: AlignmentNet | None = None,
+    aligner: AlignmentNet | None = None, proportions: bool = False,
 ) -> Alignment:  # fmt: skip
     """Moves the driving poses onto the reference's canvas by one of METHODS.
 
@@ -57,13 +58,25 @@ def align(
     wrong driving joints count as much as good ones.
     "none": one scale and centring that fit the driving canvas into the reference's.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
+    proportions=True then gives person 0 the reference's bone lengths (see retarget), for methods that fit a similarity.
     Raises InputError for a method that there is not and for "learned" without an aligner, PoseError when person 0
     cannot be fitted.
     """
     if method not in METHODS:
         raise InputError(f"alignment '{method}' is unknown; use {' or '.join(METHODS)}")
     network = (aligner,) if method == "learned" else ()
-    return METHODS[method](driving, reference, per_frame, min_score, *network)
+    aligned = METHODS[method](driving, reference, per_frame, min_score, *network)
+    return _with_proportions(aligned, driving, reference, min_score) if proportions else aligned
+
+
+def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_score: float) -> Alignment:
+    if aligned.transform is None:
+        note = f"proportions have no effect: method {aligned.method} fits no similarity"
+        return replace(aligned, notes=(*aligned.notes, note))
+    target, shown = _reference_person(reference, min_score)
+    poses, _, notes = retarget(driving, reference, aligned.transform, min_score=min_score)
+    residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
+    return replace(aligned, poses=poses, residual=residual, notes=(*aligned.notes, *notes))
 
 
 def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
