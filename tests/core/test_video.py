@@ -78,7 +78,7 @@ def test_round_trip(tmp_path, suffix, height, width):
     clip = moving_square(height=height, width=width)
     written = video.write_video(tmp_path / f"clip{suffix}", clip, 7)
     frames, fps = video.read_video(written)
-    even = suffix in video.CODECS
+    even = suffix in video.formats.CODECS
     assert frames.shape == (6, height + height % 2 * even, width + width % 2 * even, 3)
     assert float(fps) == pytest.approx(7, abs=0.2)  # GIF counts in hundredths of a second
     error = np.abs(frames[:, :height, :width].astype(int) - clip)
@@ -302,7 +302,7 @@ def test_a_broken_tail_gives_what_could_be_decoded(tmp_path):
 @pytest.mark.parametrize("good", [0, 1, 3])
 def test_a_fault_in_the_middle_ends_the_clip(tmp_path, monkeypatch, good):
     video.write_video(tmp_path / "a.mp4", numbered(6), 7)
-    decoded = video._decoded
+    decoded = video.reading._decoded
 
     def broken(container, stream):
         for index, frame in enumerate(decoded(container, stream)):
@@ -310,7 +310,7 @@ def test_a_fault_in_the_middle_ends_the_clip(tmp_path, monkeypatch, good):
                 raise av.error.InvalidDataError(1, "broken\npacket")
             yield frame
 
-    monkeypatch.setattr(video, "_decoded", broken)
+    monkeypatch.setattr(video.reading, "_decoded", broken)
     if good:
         assert len(video.read_video(tmp_path / "a.mp4")[0]) == good
     else:
@@ -348,14 +348,14 @@ def test_output_is_checked_before_work(tmp_path):
 
 
 def test_missing_encoder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(video.CODECS, ".mp4", "no_such_codec")
+    monkeypatch.setitem(video.formats.CODECS, ".mp4", "no_such_codec")
     with pytest.raises(VideoError, match="cannot encode .mp4 files"):
         video.check_output(tmp_path / "a.mp4")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no write bit on Windows")
 def test_unwritable_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(video.os, "access", lambda *_: False)
+    monkeypatch.setattr(video.writing.os, "access", lambda *_: False)
     with pytest.raises(VideoError, match="cannot be written to"):
         video.check_output(tmp_path / "a.mp4")
 
@@ -374,7 +374,7 @@ def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video, "_write_stream", full_disk)
+    monkeypatch.setattr(video.writing, "_write_stream", full_disk)
     with pytest.raises(VideoError, match="cannot be written .*No space left"):
         video.write_video(tmp_path / "a.mp4", moving_square(), 7)
     assert not list(tmp_path.iterdir())

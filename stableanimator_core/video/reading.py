@@ -1,14 +1,11 @@
-"""Pictures and videos in and out: uint8 RGB, frames [F, H, W, 3]; contact sheets and pose overlays.
+"""Pictures, videos, animations and folders of pictures as uint8 RGB frames, upright and opaque."""
 
-The suffix of a path chooses the format: .mp4 .mov .mkv (H.264), .webm (VP9), .gif and .webp (animations), and
-.png, a folder of numbered pictures.
-"""
+from __future__ import annotations
 
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import chain, islice
@@ -16,16 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from .errors import VideoError
+from ..errors import VideoError
+from .formats import FALLBACK_FPS, PICTURES, fitted, one_line
 
-CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
-FORMATS = (*CODECS, ".gif", ".webp", ".png")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FALLBACK_FPS = Fraction(7)  # what Stable Video Diffusion was trained at; for files that carry no rate
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
 
@@ -44,19 +37,6 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise VideoError(f"{path} is not a picture that can be read; give a PNG, JPEG or WebP file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{path} is damaged or cannot be read as a picture ({one_line(error)})") from None
-
-
-def write_image(path: str | os.PathLike, image: np.ndarray) -> Path:
-    """Write one picture, uint8 [H, W, 3] RGB; the suffix chooses the format. Raises VideoError."""
-    path = Path(path)
-    if path.suffix.lower() not in PICTURES:
-        raise VideoError(f"{path}: a picture is written as {', '.join(PICTURES)}; choose one of these endings")
-    _check_folder(path)
-    try:
-        Image.fromarray(_check_frames(np.asarray(image)[None])[0]).save(path)
-    except OSError as error:
-        raise VideoError(f"{path} cannot be written ({one_line(error)})") from None
-    return path
 
 
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
@@ -82,7 +62,7 @@ class VideoReader:
     def __iter__(self) -> Iterator[np.ndarray]:
         return self._frames
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,120 +108,6 @@ def open_video(
     return VideoReader(first, frames, rate, count, source.close)
 
 
-def check_output(path: str | os.PathLike) -> Path:
-    """Check that write_video could write here, before any work is done; returns the path that it will return.
-
-    For a name that ends in .png, or in nothing, that is a folder of frames. Raises VideoError.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix and suffix not in FORMATS:
-        raise VideoError(f"{path}: cannot write {suffix} files; choose one of {', '.join(FORMATS)}")
-    if suffix in CODECS and CODECS[suffix] not in av.codecs_available:
-        raise VideoError(f"{path}: this PyAV cannot encode {suffix} files; choose .gif, .webp or .png")
-    _check_folder(path)
-    if suffix not in ("", ".png"):
-        if path.is_dir():
-            raise VideoError(f"{path} is a folder; choose another --out")
-        return path
-    folder = path.with_suffix("")
-    if folder.exists() and not folder.is_dir():
-        raise VideoError(f"{folder} is a file, and the frames need a folder of that name; choose another --out")
-    return folder
-
-
-def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction) -> Path:
-    """Write frames, uint8 [F, H, W, 3] RGB, in the format of the path's suffix; returns where they are.
-
-    H.264 and VP9 are written as yuv420p, which every player shows; an odd width or height gets its last column or
-    row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...;
-    frames of that naming that an earlier, longer video left there are deleted, other files stay.
-    A file appears only when it is complete. Raises VideoError.
-    """
-    target = check_output(path)
-    frames = _check_frames(frames)
-    if not math.isfinite(fps) or fps <= 0:
-        raise VideoError(f"frames per second is {fps}, need a number above 0")
-    suffix = target.suffix.lower() if target == Path(path) else ""
-    try:
-        if not suffix:
-            _write_folder(target, frames)
-            return target
-        with _complete(target) as part:
-            if suffix in CODECS:
-                _write_stream(part, frames, fps, CODECS[suffix])
-            else:
-                _write_animation(part, frames, fps)
-    except (OSError, av.error.FFmpegError) as error:
-        raise VideoError(f"{target} cannot be written ({one_line(error)})") from None
-    return target
-
-
-def overlay(frames: np.ndarray, pose_images: np.ndarray, *, opacity: float = 0.75) -> np.ndarray:
-    """Lay drawn poses over frames, both uint8 [F, H, W, 3]: black of the pose picture stays transparent.
-
-    Raises VideoError when the two have different shapes.
-    """
-    frames, pose_images = _check_frames(frames), _check_frames(pose_images)
-    if frames.shape != pose_images.shape:
-        raise VideoError(f"frames {list(frames.shape)} and pose pictures {list(pose_images.shape)} differ in shape")
-    drawn = pose_images.max(axis=-1, keepdims=True).astype(np.float32) / 255  # [F, H, W, 1], 0 where nothing is drawn
-    alpha = opacity * np.minimum(2 * drawn, 1)
-    return (frames * (1 - alpha) + pose_images * alpha).round().astype(np.uint8)
-
-
-class SheetRow(NamedTuple):
-    label: str
-    frames: np.ndarray  # uint8 [F, H, W, 3]
-    captions: Sequence[str] = ()  # one per frame, or none
-
-
-def contact_sheet(rows: Sequence[SheetRow | tuple], columns: int = 8, *, cell: int | None = None) -> np.ndarray:
-    """One picture, uint8 [H, W, 3], of rows of frames spread evenly over time, each row with its label.
-
-    rows: SheetRow or (label, frames) or (label, frames, captions); rows may differ in length and frame size, every
-    frame is fitted into the same cell. cell: its height in px, by default that of the tallest frame.
-    Raises VideoError when there is nothing to show.
-    """
-    sheet = [SheetRow(*row) for row in rows]
-    if not sheet or columns < 1:
-        raise VideoError(f"a contact sheet of {len(sheet)} rows and {columns} columns shows nothing")
-    for row in sheet:
-        _check_frames(row.frames)
-    height = cell or max(row.frames.shape[1] for row in sheet)
-    width = max(round(height * row.frames.shape[2] / row.frames.shape[1]) for row in sheet)
-    columns = min(columns, max(len(row.frames) for row in sheet))
-    font = ImageFont.load_default(max(11, round(height / 11)))
-    line = font.getbbox("Ag")[3] + 4
-    gap = max(3, height // 40)
-    margin = max(math.ceil(font.getlength(row.label)) for row in sheet) + 3 * gap
-    heights = [height + (line if len(row.captions) else 0) + gap for row in sheet]
-    image = Image.new("RGB", (margin + columns * (width + gap), sum(heights) + gap), "white")
-    pen = ImageDraw.Draw(image)
-    top = gap
-    for row, row_height in zip(sheet, heights):
-        pen.text((gap, top + height / 2), row.label, fill="black", font=font, anchor="lm")
-        for column, index in enumerate(spread(len(row.frames), columns)):
-            left = margin + column * (width + gap)
-            picture = Image.fromarray(_fit(row.frames[index], width, height))
-            image.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
-            if index < len(row.captions):
-                place = (left + width / 2, top + height + line / 2)
-                pen.text(place, row.captions[index], fill="black", font=font, anchor="mm")
-        top += row_height
-    return np.array(image)
-
-
-def spread(count: int, columns: int) -> list[int]:
-    """At most `columns` distinct indices of 0..count-1, evenly spread, first and last included."""
-    return sorted({round(float(position)) for position in np.linspace(0, count - 1, min(count, columns))})
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message without line breaks, for messages of one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _check_file(path: Path, what: str) -> None:
     if not path.exists():
         raise VideoError(f"{path} does not exist; check the path of the {what}")
@@ -249,20 +115,6 @@ def _check_file(path: Path, what: str) -> None:
         raise VideoError(f"{path} is a folder, not a {what}")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); copy or export the {what} again")
-
-
-def _check_folder(path: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        raise VideoError(f"output folder {folder} does not exist; create it or choose another --out")
-    if not os.access(folder, os.W_OK):
-        raise VideoError(f"output folder {folder} cannot be written to; choose another --out")
-
-
-def _check_frames(frames: np.ndarray) -> np.ndarray:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise VideoError(f"frames are {frames.dtype} {list(frames.shape)}, need uint8 [F, H, W, 3], none of them 0")
-    return frames
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -446,57 +298,4 @@ def _read_shrunk(file: Path, longest: int | None) -> np.ndarray:
 def _shrunk(picture: np.ndarray, longest: int | None) -> np.ndarray:
     if longest is None or max(picture.shape[:2]) <= longest:
         return picture
-    return _fit(picture, longest, longest)
-
-
-@contextmanager
-def _complete(target: Path) -> Iterator[Path]:
-    """Write to a neighbour and rename it at the end, so that an interrupted run leaves no half file."""
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    try:
-        yield part
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_folder(folder: Path, frames: np.ndarray) -> None:
-    folder.mkdir(exist_ok=True)
-    for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / _frame_name(index))
-    for file in folder.glob("[0-9]*.png"):  # those of an earlier, longer video would follow as its end
-        if file.stem.isdecimal() and int(file.stem) >= len(frames) and file.name == _frame_name(int(file.stem)):
-            file.unlink()
-
-
-def _frame_name(index: int) -> str:
-    return f"{index:05d}.png"
-
-
-def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: str) -> None:
-    height, width = frames.shape[1:3]
-    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-    if height % 2 or width % 2:
-        frames = np.pad(frames, padding, mode="edge")
-    options = {"crf": "17"} if codec == "libx264" else {"crf": "24", "b": "0", "row-mt": "1", "cpu-used": "4"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def _write_animation(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / float(fps)), loop=0, quality=90)
-
-
-def _fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale a frame [H, W, 3] to the largest size of its own aspect inside width x height."""
-    scale = min(width / frame.shape[1], height / frame.shape[0])
-    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    if size == (frame.shape[1], frame.shape[0]):
-        return frame
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LANCZOS4)
+    return fitted(picture, longest, longest)

@@ -1,0 +1,131 @@
+"""Frames as pictures, videos, animations and folders of pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from ..errors import VideoError
+from .formats import CODECS, FORMATS, PICTURES, check_frames, one_line
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> Path:
+    """Write one picture, uint8 [H, W, 3] RGB; the suffix chooses the format. Raises VideoError."""
+    path = Path(path)
+    if path.suffix.lower() not in PICTURES:
+        raise VideoError(f"{path}: a picture is written as {', '.join(PICTURES)}; choose one of these endings")
+    _check_folder(path)
+    try:
+        Image.fromarray(check_frames(np.asarray(image)[None])[0]).save(path)
+    except OSError as error:
+        raise VideoError(f"{path} cannot be written ({one_line(error)})") from None
+    return path
+
+
+def check_output(path: str | os.PathLike) -> Path:
+    """Check that write_video could write here, before any work is done; returns the path that it will return.
+
+    For a name that ends in .png, or in nothing, that is a folder of frames. Raises VideoError.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix and suffix not in FORMATS:
+        raise VideoError(f"{path}: cannot write {suffix} files; choose one of {', '.join(FORMATS)}")
+    if suffix in CODECS and CODECS[suffix] not in av.codecs_available:
+        raise VideoError(f"{path}: this PyAV cannot encode {suffix} files; choose .gif, .webp or .png")
+    _check_folder(path)
+    if suffix not in ("", ".png"):
+        if path.is_dir():
+            raise VideoError(f"{path} is a folder; choose another --out")
+        return path
+    folder = path.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise VideoError(f"{folder} is a file, and the frames need a folder of that name; choose another --out")
+    return folder
+
+
+def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction) -> Path:
+    """Write frames, uint8 [F, H, W, 3] RGB, in the format of the path's suffix; returns where they are.
+
+    H.264 and VP9 are written as yuv420p, which every player shows; an odd width or height gets its last column or
+    row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...;
+    frames of that naming that an earlier, longer video left there are deleted, other files stay.
+    A file appears only when it is complete. Raises VideoError.
+    """
+    target = check_output(path)
+    frames = check_frames(frames)
+    if not math.isfinite(fps) or fps <= 0:
+        raise VideoError(f"frames per second is {fps}, need a number above 0")
+    suffix = target.suffix.lower() if target == Path(path) else ""
+    try:
+        if not suffix:
+            _write_folder(target, frames)
+            return target
+        with _complete(target) as part:
+            if suffix in CODECS:
+                _write_stream(part, frames, fps, CODECS[suffix])
+            else:
+                _write_animation(part, frames, fps)
+    except (OSError, av.error.FFmpegError) as error:
+        raise VideoError(f"{target} cannot be written ({one_line(error)})") from None
+    return target
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise VideoError(f"output folder {folder} does not exist; create it or choose another --out")
+    if not os.access(folder, os.W_OK):
+        raise VideoError(f"output folder {folder} cannot be written to; choose another --out")
+
+
+@contextmanager
+def _complete(target: Path) -> Iterator[Path]:
+    """Write to a neighbour and rename it at the end, so that an interrupted run leaves no half file."""
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_folder(folder: Path, frames: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / _frame_name(index))
+    for file in folder.glob("[0-9]*.png"):  # those of an earlier, longer video would follow as its end
+        if file.stem.isdecimal() and int(file.stem) >= len(frames) and file.name == _frame_name(int(file.stem)):
+            file.unlink()
+
+
+def _frame_name(index: int) -> str:
+    return f"{index:05d}.png"
+
+
+def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: str) -> None:
+    height, width = frames.shape[1:3]
+    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    if height % 2 or width % 2:
+        frames = np.pad(frames, padding, mode="edge")
+    options = {"crf": "17"} if codec == "libx264" else {"crf": "24", "b": "0", "row-mt": "1", "cpu-used": "4"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_animation(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / float(fps)), loop=0, quality=90)
