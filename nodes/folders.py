@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.weights import Places
 
 FOLDER_KEY = "stableanimator"
@@ -24,8 +25,12 @@ def places() -> Places:
     if "insightface" in folder_paths.folder_names_and_paths:  # registered by packs that use it
         insightface += [Path(path) for path in folder_paths.get_folder_paths("insightface")]
     models = [Path(path) for path in folder_paths.get_folder_paths(FOLDER_KEY)]
+    try:
+        models += Places.default().models  # where the command line downloads
+    except WeightsError:  # its variable names a file, as the command line says; menus must open all the same
+        pass
     return Places(
-        models=tuple(dict.fromkeys((*models, *Places.default().models))),  # where the command line downloads, too
+        models=tuple(dict.fromkeys(models)),
         insightface=tuple(dict.fromkeys(insightface)),
         checkpoints=tuple(Path(path) for path in folder_paths.get_folder_paths("checkpoints")),
     )

@@ -1,6 +1,11 @@
 """What the user can mend: every message is one line that says where, what was found and what to do."""
 
 
+def one_line(error: object) -> str:
+    """An exception's message, or a text, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class InputError(ValueError):
     """The user's input is wrong. The command line prints the message alone and exits with status 2."""
 

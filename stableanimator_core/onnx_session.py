@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .errors import InputError, WeightsError
+from .errors import InputError, WeightsError, one_line
 from .files import check_file, fetch_again
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -44,7 +44,7 @@ class Session(NamedTuple):
             where, fix = "CPU", fetch_again(self.path)
             if self.provider == "CUDA":
                 where, fix = "GPU", "close what fills its memory, or use device cpu"
-            raise InputError(f"{self.path}: failed on the {where} ({_one_line(error)}); {fix}") from error
+            raise InputError(f"{self.path}: failed on the {where} ({_shortened(error)}); {fix}") from error
 
     def expect(self, what: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
         """Raises WeightsError unless names and shapes are these. None matches any size; free dimensions match all."""
@@ -126,7 +126,7 @@ def _runner(onnxruntime: Any, path: Path, providers: list) -> Any:
         # Its own fallback prints to stdout, where the command line's JSON goes.
         return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base
-        reason = _one_line(error)
+        reason = _shortened(error)
         raise WeightsError(f"{path}: damaged or not an ONNX network ({reason}); {fetch_again(path)}") from error
 
 
@@ -142,7 +142,7 @@ def _load_cuda_libraries(onnxruntime: Any) -> str:
 
 def _fallback_note(onnxruntime: Any, complaint: str) -> str:
     built_for = getattr(onnxruntime, "cuda_version", "") or "another CUDA"
-    reason = f" ({_one_line(complaint)})" if complaint.strip() else " (the console has its message)"
+    reason = f" ({_shortened(complaint)})" if complaint.strip() else " (the console has its message)"
     return (
         f"onnxruntime could not use the GPU, so people and faces are found on the CPU{reason}: onnxruntime "
         f"{onnxruntime.__version__} is built for CUDA {built_for}, torch brings {torch.version.cuda}; "
@@ -150,9 +150,9 @@ def _fallback_note(onnxruntime: Any, complaint: str) -> str:
     )
 
 
-def _one_line(message: object) -> str:
-    """A message of several lines in one, cut after 300 characters."""
-    return " ".join(str(message).split())[:300]
+def _shortened(message: object) -> str:
+    """A message of several lines in one, cut after 300 characters: graphs are listed in some."""
+    return one_line(message)[:300]
 
 
 def _session(path: Path, runner: Any, note: str | None) -> Session:

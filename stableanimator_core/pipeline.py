@@ -138,7 +138,7 @@ class StableAnimator:
                 try:
                     face = find_face(models, reference, picture_pose, detector=face_detector)
                     if models.config.face_crop == "arcface" and face_detector is None:
-                        notes.append("the reference's face was found through its pose; a face detector is more exact")
+                        notes.append("the reference's face was found through its pose: no face detector is here")
                 except FaceError as error:
                     notes.append(str(error))
             made = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)

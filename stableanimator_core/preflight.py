@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
     @classmethod
     def of(cls, error: InputError, level: Literal["problem", "note"] = "problem") -> Finding:
         """Our errors say what was found and, after a semicolon, what to do."""
-        what, _, fix = _one_line(error).partition("; ")
+        what, _, fix = one_line(error).partition("; ")
         return cls(level, what, fix or "give another one")
 
 
@@ -169,7 +169,7 @@ def check_imports(missing: set[str], *, torch: bool = True) -> list[Finding]:
             fix = f"{PIP} install --force-reinstall --no-deps {variant}"
             if "libGL" in str(error):
                 fix = "install the system's OpenGL library, on Debian and Ubuntu: sudo apt-get install libgl1"
-            findings.append(Finding("problem", f"{package} cannot be imported ({_one_line(error)})", fix))
+            findings.append(Finding("problem", f"{package} cannot be imported ({one_line(error)})", fix))
     return findings
 
 
@@ -179,14 +179,14 @@ def check_device() -> tuple[dict, list[Finding]]:
         import torch
     except Exception as error:  # a broken package raises anything
         fix = f"{PIP} install --force-reinstall torch torchvision torchaudio"
-        problem = Finding("problem", f"torch cannot be imported ({_one_line(error)})", fix)
+        problem = Finding("problem", f"torch cannot be imported ({one_line(error)})", fix)
         return {"name": None, "torch": None}, [problem]
     if torch.cuda.is_available():
         try:
             free, total = torch.cuda.mem_get_info()
         except RuntimeError as error:
             fix = "update the NVIDIA driver; until then: --device cpu"
-            problem = Finding("problem", f"the GPU does not answer ({_one_line(error)})", fix)
+            problem = Finding("problem", f"the GPU does not answer ({one_line(error)})", fix)
             return {"name": "cpu", "torch": torch.__version__}, [problem]
         return {
             "name": "cuda",
@@ -231,7 +231,7 @@ def check_onnxruntime() -> list[Finding]:
     except Exception as error:  # a broken package raises anything
         installed = next(name for name in ONNXRUNTIME if _is_installed(name))
         fix = f"{PIP} install --force-reinstall --no-deps {installed}"
-        return [Finding("problem", f"{installed} cannot open a network ({_one_line(error)})", fix)]
+        return [Finding("problem", f"{installed} cannot open a network ({one_line(error)})", fix)]
     if note is None:
         return []
     what, _, fix = note.rpartition("; ")
@@ -244,7 +244,7 @@ def check_models(*, broken: bool = False) -> tuple[dict[str, dict], list[Finding
         from .weights import BUILT_IN, find_model, read_config, read_part
     except Exception as error:  # a broken package raises anything
         fix = "first mend what is named above, then run doctor again" if broken else "install the pack again"
-        return {}, [Finding("problem", f"the models cannot be examined ({_one_line(error)})", fix)]
+        return {}, [Finding("problem", f"the models cannot be examined ({one_line(error)})", fix)]
     models, findings = {}, []
     for name, folder in BUILT_IN.items():
         models[name] = {"folder": str(folder), "ok": True}
@@ -255,7 +255,7 @@ def check_models(*, broken: bool = False) -> tuple[dict[str, dict], list[Finding
         except Exception as error:  # an InputError, or whatever a broken package raises
             models[name]["ok"] = False
             fix = f'restore it: git -C "{PACK}" checkout -- "{folder}", or install the pack again'
-            findings.append(Finding("problem", f"model {name}: {_one_line(error)}", fix))
+            findings.append(Finding("problem", f"model {name}: {one_line(error)}", fix))
     return models, findings
 
 
@@ -429,10 +429,6 @@ def _applies(marker: str) -> bool:
     except ImportError:
         return False
     return Marker(marker).evaluate()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_installed(name: str) -> bool:

@@ -50,17 +50,20 @@ def fit_learned(
     """
     device = next(aligner.parameters()).device
     clip = body[None], seen[None], target[None], shown[None]
-    guidance = guide(*clip)
-    base = guidance.pixels(guidance.base)
-    found = Similarity(*(part.to(body) for part in aligner(*(part.to(device) for part in clip))))
+    placed = [part.to(device) for part in clip]
+    read = aligner.guide(*placed)
+    found, base = (
+        Similarity(*(part.to(body) for part in transform))
+        for transform in (aligner(*placed, guidance=read), read.pixels(read.base))
+    )
     notes = list(_body_notes(body, seen, target, shown))
-    if doubt := _doubt(found, base, bool(guidance.fitted.any())):
+    if doubt := _doubt(found, base, bool(read.fitted.any())):
         notes.append(f"the network's answer is not plausible ({doubt}): the SVD's fit is used")
         found = base
     degrees = math.degrees(float(found.angle))
     if abs(degrees) > NOTED_DEGREES:
         notes.append(f"the clip is turned by {degrees:.0f} degrees")
-    if per_frame and guidance.fitted.any():
+    if per_frame and bool((guidance := guide(*clip)).fitted.any()):  # of all frames, the network reads some
         found = _per_frame(found, base, guidance)
         notes.append("per frame: single frames depart from the network's transform as their SVD fits do")
     elif per_frame:

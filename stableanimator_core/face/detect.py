@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..onnx_session import Session, open_session
+from ..pose.dwpose import nms
 from ..weights.places import Places
 
 SIDE = 640  # px of the input, where the graph leaves it open
@@ -70,7 +71,7 @@ class FaceDetector:
         scale = letterbox(picture, canvas[: self.height // smaller, : self.width // smaller])
         blob = ((canvas.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]  # [1, 3, H, W], RGB
         boxes, landmarks, scores = self._candidates(self.session.run({self.input: blob}))
-        kept = suppress(boxes / scale, scores)
+        kept = nms(boxes / scale, scores, MAX_OVERLAP)
         return [DetectedFace(boxes[i] / scale, landmarks[i] / scale, float(scores[i])) for i in kept]
 
     def _candidates(self, outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,21 +104,3 @@ def letterbox(picture: np.ndarray, canvas: np.ndarray) -> float:
         new_width, new_height = width, max(int(width * tall), 1)
     canvas[:new_height, :new_width] = cv2.resize(picture, (new_width, new_height))
     return new_height / picture.shape[0]
-
-
-def suppress(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Indices of the boxes, [N, 4] px, that no surer one overlaps by more than MAX_OVERLAP, the surest first.
-
-    Both corners belong to a box, so a box is one pixel wider than their distance.
-    """
-    size = boxes[:, 2:] - boxes[:, :2] + 1
-    area = size.prod(1)
-    order = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(order):
-        best, order = int(order[0]), order[1:]
-        kept.append(best)
-        low, high = np.maximum(boxes[best, :2], boxes[order, :2]), np.minimum(boxes[best, 2:], boxes[order, 2:])
-        shared = (high - low + 1).clip(min=0).prod(1)
-        order = order[shared / (area[best] + area[order] - shared) <= MAX_OVERLAP]
-    return kept

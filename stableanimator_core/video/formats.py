@@ -15,11 +15,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FALLBACK_FPS = Fraction(7)  # what Stable Video Diffusion was trained at; for files that carry no rate
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message without line breaks, for messages of one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def check_frames(frames: np.ndarray) -> np.ndarray:
     """The frames themselves. Raises VideoError when they are not uint8 [F, H, W, 3]."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:

@@ -16,8 +16,8 @@ import av
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from ..errors import VideoError
-from .formats import FALLBACK_FPS, PICTURES, fitted, one_line
+from ..errors import VideoError, one_line
+from .formats import FALLBACK_FPS, PICTURES, fitted
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 

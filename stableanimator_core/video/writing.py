@@ -13,8 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..errors import VideoError
-from .formats import CODECS, FORMATS, PICTURES, check_frames, one_line
+from ..errors import VideoError, one_line
+from .formats import CODECS, FORMATS, PICTURES, check_frames
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> Path:

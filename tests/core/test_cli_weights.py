@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle as plain_pickle
 import struct
 import zipfile
 
@@ -25,7 +26,7 @@ def safetensors(data: bytes = b"\0" * 8) -> bytes:
 def pickle(name: str = "archive/data.pkl") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, b"weights" * 20)
+        archive.writestr(name, plain_pickle.dumps({"weights": 20 * [1.0]}))
     return buffer.getvalue()
 
 

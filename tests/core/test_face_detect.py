@@ -12,8 +12,9 @@ from scrfd_graph import SIZES, picture_of, save_scrfd
 
 from stableanimator_core.errors import WeightsError
 from stableanimator_core.face import FaceDetector
-from stableanimator_core.face.detect import letterbox, suppress
+from stableanimator_core.face.detect import MAX_OVERLAP, letterbox
 from stableanimator_core.onnx_session import open_session
+from stableanimator_core.pose.dwpose import nms
 from stableanimator_core.weights import FILES, Places
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "scrfd.json").read_text(encoding="utf-8"))["faces"]
@@ -102,8 +103,8 @@ def test_a_face_that_fills_the_picture(detector, monkeypatch):
 def test_overlapping_boxes_are_one_face():
     # 10 x 10 px with both corners; shifted by 4 the overlap is 60 / 140, by 5 it is 50 / 150
     boxes = np.array([[0, 0, 9, 9], [4, 0, 13, 9], [30, 0, 39, 9], [5, 0, 14, 9]], dtype=np.float32)
-    assert suppress(boxes, np.array([0.9, 0.8, 0.95, 0.7])) == [2, 0, 3]
-    assert suppress(boxes[:0], np.zeros(0)) == []
+    assert nms(boxes, np.array([0.9, 0.8, 0.95, 0.7]), MAX_OVERLAP).tolist() == [2, 0, 3]
+    assert nms(boxes[:0], np.zeros(0)).tolist() == []
 
 
 def test_load_finds_the_file(tmp_path):

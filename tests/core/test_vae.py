@@ -64,6 +64,7 @@ def test_shared_frames_are_crossfaded(vae):
     torch.testing.assert_close(frames[:2], a[:2])
     torch.testing.assert_close(frames[2:4], torch.stack([2 * a[2] + b[0], a[3] + 2 * b[1]]) / 3)
     torch.testing.assert_close(frames[4:], b[2:])
+    assert frames.equal(decode_latents(vae, latents, chunk=4)), "chunks overlap unless told otherwise"
 
 
 @torch.no_grad()
