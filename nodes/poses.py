@@ -68,7 +68,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
     ) -> io.NodeOutput:
         aligner = load_aligner() if method == "learned" else None
         poses = to_poses(driving, "driving"), to_poses(reference, "reference")
-        aligned = align(*poses, method, per_frame=per_frame, aligner=aligner, proportions=proportions)
+        aligned = align(*poses, method, fit="frames" if per_frame else "clip", aligner=aligner, proportions=proportions)
         measured = aligned.residual[np.isfinite(aligned.residual)]
         distance = (
             f"joints are {measured.mean():.1f} px from the reference's on average" if len(measured) else "not fitted"

@@ -113,7 +113,7 @@ class StableAnimator:
 
     def animate(
         self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "learned",
-        align_per_frame: bool = False, proportions: bool = False, hjb: HJBConfig | None = None, identity: bool = True,
+        align_fit: str = "clip", proportions: bool = False, hjb: HJBConfig | None = None, identity: bool = True,
         face_detector: FaceDetector | None = None, hooks: Hooks | None = None, **sampling,
     ) -> Animation:  # fmt: skip
         """Animate the person of the reference picture.
@@ -128,9 +128,7 @@ class StableAnimator:
         hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
         aligner = load_aligner() if align_method == "learned" else None
-        aligned = align(
-            driving, picture_pose, align_method, per_frame=align_per_frame, aligner=aligner, proportions=proportions
-        )
+        aligned = align(driving, picture_pose, align_method, fit=align_fit, aligner=aligner, proportions=proportions)
         notes = [*_aspect_notes(reference_pose, reference), *aligned.notes]
         with torch.no_grad():
             face = None

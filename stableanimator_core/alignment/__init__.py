@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,14 +12,17 @@ from torch import Tensor
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
-from .guidance import COVERAGE, JOINT_TRUST, WINDOW
-from .learned import FEW_JOINTS, NOTED_DEGREES, fit_learned
+from .fits import FITS, fit_clip, fittable_frames, follow_frames, repeated, shared_trust
+from .guidance import WINDOW
+from .learned import FEW_JOINTS, NOTED_DEGREES, doubt_note, fit_learned
 from .network import AlignmentNet
 from .polyfit import JOINTS, fit_line
 from .retarget import retarget
-from .similarity import Similarity, fit_similarity, fit_similarity_robust, fittable, weighted_mean
+from .similarity import Similarity, fit_similarity, fit_similarity_robust
 
-__all__ = ["METHODS", "Alignment", "AlignmentNet", "Similarity", "align", "fit_similarity", "fit_similarity_robust"]
+__all__ = [
+    "FITS", "METHODS", "Alignment", "AlignmentNet", "Similarity", "align", "fit_similarity", "fit_similarity_robust",
+]  # fmt: skip
 
 # Stretch of v1's bodies beyond which the user is told.
 NOTED_STRETCH = 0.02
@@ -42,30 +44,33 @@ class Alignment:
 
 
 def align(
-    driving: Poses, reference: Poses, method: str = "svd", *, per_frame: bool = False, min_score: float = 0.3,
+    driving: Poses, reference: Poses, method: str = "svd", *, fit: str = "clip", min_score: float = 0.3,
     aligner: AlignmentNet | None = None, proportions: bool = False,
 ) -> Alignment:  # fmt: skip
-    """Moves the driving poses onto the reference's canvas by one of METHODS.
+    """Moves the driving poses onto the reference's canvas by one of METHODS, fitted as one of FITS says.
 
     "svd": one similarity transform for the whole clip (Umeyama's fit, robust), after which person 0 stands where the
     reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
-    per_frame=True fits every frame by itself and so pins the person to the reference's place.
     "learned": svd's fit as `aligner`, a trained AlignmentNet, corrects it: two bodies of other proportions, seen from
-    elsewhere, in other postures. It needs no shared joints. per_frame=True adds how every frame's own svd fit departs
-    from the clip's.
+    elsewhere, in other postures. It needs no shared joints.
     "v1": the fit of the published StableAnimator v1 code, to compare with: one line through the heights of all frames
     that show one person alone. It stretches a body when the canvases differ in aspect, knows no rotation, and weak or
     wrong driving joints count as much as good ones.
     "none": one scale and centring that fit the driving canvas into the reference's.
+    fit: "clip" is the one transform for the clip. "frames" follows every frame's own svd fit, and so pins the person
+    to the reference's place. "smooth" follows them smoothed over about a second, for moving cameras: a slow pan, zoom
+    or walk of the camera is taken out, and with it the driver's own slow travel; quick motion stays.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
     proportions=True then gives person 0 the reference's bone lengths (see retarget), for methods that fit a similarity.
-    Raises InputError for a method that there is not and for "learned" without an aligner, PoseError when person 0
-    cannot be fitted.
+    Raises InputError for a method or fit that there is not and for "learned" without an aligner, PoseError when
+    person 0 cannot be fitted.
     """
     if method not in METHODS:
         raise InputError(f"alignment '{method}' is unknown; use {' or '.join(METHODS)}")
+    if fit not in FITS:
+        raise InputError(f"alignment fit '{fit}' is unknown; use {' or '.join(FITS)}")
     network = (aligner,) if method == "learned" else ()
-    aligned = METHODS[method](driving, reference, per_frame, min_score, *network)
+    aligned = METHODS[method](driving, reference, fit, min_score, *network)
     return _with_proportions(aligned, driving, reference, min_score) if proportions else aligned
 
 
@@ -79,51 +84,53 @@ def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_
     return replace(aligned, poses=poses, residual=residual, notes=(*aligned.notes, *notes))
 
 
-def _align_none(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+def _align_none(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
     poses = driving.fitted(reference.width, reference.height)
     if driving.people and reference.people and reference.frames:
         target, shown = _reference_person(reference, min_score)
         residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
     else:
         residual = np.full(driving.frames, np.nan)
-    notes = ("per_frame has no effect: method none fits nothing",) if per_frame else ()
+    notes = (f"fit {fit} has no effect: method none fits nothing",) if fit != "clip" else ()
     return Alignment(poses, None, residual, "none", notes)
 
 
-def _align_svd(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+def _align_svd(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
     _require_somebody(driving, reference, min_score)
     target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
     body, shared = _body(driving), _visible(driving, min_score) & shown  # [F, 18, 2], [F, 18]
-    trust = shared * torch.tensor(JOINT_TRUST, dtype=torch.float64)  # [F, 18]
-    coverage = trust.sum(1)
-    good = fittable(body, target.expand_as(body), trust) & (coverage >= COVERAGE * coverage.max())  # [F]
+    trust = shared_trust(shared, shown)  # [F, 18]
+    good = fittable_frames(body, target, trust)  # [F]
     if not good.any():
         frame = int(shared.sum(1).argmax())
         raise PoseError(
             f"frame {frame}: {int(shared[frame].sum())} of {BODY_POINTS} joints above min_score {min_score:g} in both "
             "the driving and the reference pose, need 2 at distinct places; lower min_score or trim the clip"
         )
-    fit = _fit_frames if per_frame else _fit_clip
-    transform = fit(body, target, trust, good)
+    clip = fit_clip(body, target, trust, good)
+    if fit == "clip":
+        transform, doubtful = repeated(clip, len(body)), 0
+    else:
+        transform, doubtful = follow_frames(clip, clip, body, target, trust, good, fit)
     poses = _transformed(driving, transform, reference)
-    notes = _notes(transform, shared, good, per_frame)
+    notes = (*_notes(transform, shared, good, fit), *doubt_note(doubtful, len(body)))
     return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
 
 
 def _align_learned(
-    driving: Poses, reference: Poses, per_frame: bool, min_score: float, aligner: AlignmentNet | None
+    driving: Poses, reference: Poses, fit: str, min_score: float, aligner: AlignmentNet | None
 ) -> Alignment:
     if aligner is None:
         raise InputError("alignment 'learned' needs a trained network, none was given; load one or use svd")
     _require_somebody(driving, reference, min_score)
     target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
     seen = _visible(driving, min_score)  # [F, 18]
-    transform, notes = fit_learned(aligner, _body(driving), seen, target, shown, per_frame)
+    transform, notes = fit_learned(aligner, _body(driving), seen, target, shown, fit)
     poses = _transformed(driving, transform, reference)
     return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), "learned", notes)
 
 
-def _align_v1(driving: Poses, reference: Poses, per_frame: bool, min_score: float) -> Alignment:
+def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
     if not reference.people or not reference.visible(min_score)[:, 0].any():
         raise _nobody(reference, "reference", min_score)
     target, shown = (part.numpy() for part in _reference_person(reference, min_score))  # [18, 2] px, [18]
@@ -144,7 +151,7 @@ def _align_v1(driving: Poses, reference: Poses, per_frame: bool, min_score: floa
         width=reference.width,
         height=reference.height,
     )
-    notes = ["per_frame has no effect: method v1 fits one transform for the clip"] if per_frame else []
+    notes = [f"fit {fit} has no effect: method v1 fits one transform for the clip"] if fit != "clip" else []
     if missed := int((~alone).sum()):
         notes.append(f"{missed} of {driving.frames} frames do not show exactly one person: left out of the fit")
     stretch = (reference.width / driving.width) / (reference.height / driving.height)
@@ -184,57 +191,6 @@ def _nobody(poses: Poses, whose: str, min_score: float) -> PoseError:
     )
 
 
-def _fit_clip(body: Tensor, target: Tensor, trust: Tensor, good: Tensor) -> Similarity:
-    """One transform for all frames: place and size from the first window, rotation from the windows most alike.
-
-    A lean in the first pose would tilt the whole clip, so every window of the clip fits a rotation, and their median
-    counts, in which a window weighs the more the closer its posture comes to the reference's.
-    body: [F, 18, 2] px, target: [18, 2] px, trust: [F, 18], good: bool [F], frames to fit.
-    """
-    src, weight = _median_windows(body[good], trust[good])  # [W, 18, 2], [W, 18]
-    dst = target.expand_as(src)
-    usable = fittable(src, dst, weight)
-    if not usable.any():  # e.g. two joints that change places; single frames are known to fit
-        src, weight = body[good], trust[good]
-        dst, usable = target.expand_as(src), fittable(src, target.expand_as(src), weight)
-    src, dst, weight = src[usable], dst[usable], weight[usable]
-    fits, listened = fit_similarity_robust(src, dst, weight)
-    unlike = 1 - listened.sum(1) / weight.sum(1)  # [W] 0..1
-    vote = weight.sum(1) / (0.02 + unlike).square()
-    angle = _median_angle(fits.angle, vote)
-    first = slice(0, 1)
-    anchor = [weighted_mean(points[first], listened[first]) for points in (src, dst)]
-    one = Similarity.through(fits.scale[first], angle[None], *anchor)
-    frames = body.shape[0]
-    return Similarity(*(part.expand(frames, *part.shape[1:]) for part in one))
-
-
-def _fit_frames(body: Tensor, target: Tensor, trust: Tensor, good: Tensor) -> Similarity:
-    """Each good frame's own transform; the others take that of the nearest good one. Arguments as in _fit_clip."""
-    fits, _ = fit_similarity_robust(body[good], target.expand_as(body[good]), trust[good])
-    where = good.nonzero().squeeze(1)  # [G]
-    nearest = (torch.arange(body.shape[0])[:, None] - where).abs().argmin(1)  # [F]
-    return Similarity(*(part[nearest] for part in fits))
-
-
-def _median_windows(body: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
-    """Median pose of each WINDOW frames, over the frames that show the joint. Returns [W, 18, 2] and trust [W, 18]."""
-    poses, weights = [], []
-    for points, weight in zip(body.split(WINDOW), trust.split(WINDOW), strict=True):
-        seen = points.masked_fill(weight[..., None] == 0, math.nan)
-        poses.append(seen.nanmedian(dim=0).values.nan_to_num(0.0))
-        weights.append(weight.mean(dim=0))
-    return torch.stack(poses), torch.stack(weights)
-
-
-def _median_angle(angle: Tensor, weight: Tensor) -> Tensor:
-    """Weighted median of angles [W] in radians, taken around their weighted mean direction."""
-    mean = torch.atan2((weight * angle.sin()).sum(), (weight * angle.cos()).sum())
-    offset, order = torch.remainder(angle - mean + math.pi, 2 * math.pi).sub(math.pi).sort()
-    below = weight[order].cumsum(0)
-    return mean + offset[int((below < below[-1] / 2).sum())]
-
-
 def _body(poses: Poses) -> Tensor:
     """Person 0's joints, [F, 18, 2] px."""
     return torch.from_numpy(poses.body[:, 0])
@@ -258,19 +214,19 @@ def _residual(body: Tensor, target: Tensor, shared: Tensor) -> np.ndarray:
     return ((distance2 * shared).sum(1) / shared.sum(1)).sqrt().numpy()
 
 
-def _notes(transform: Similarity, shared: Tensor, good: Tensor, per_frame: bool) -> tuple[str, ...]:
+def _notes(transform: Similarity, shared: Tensor, good: Tensor, fit: str) -> tuple[str, ...]:
     """What the user should know about a fit, one sentence each."""
     notes = []
     missed = int((~good).sum())
     first = int(good.nonzero()[0])
-    if missed and per_frame:
+    if missed and fit != "clip":
         notes.append(f"{missed} of {len(good)} frames share too few joints with the reference: nearest fit used")
     elif first:
         notes.append(f"frames 0 to {first - 1} share too few joints with the reference: placed by frame {first}")
-    fewest = int(shared[good].sum(1).min()) if per_frame else int(shared[good][:WINDOW].any(0).sum())
+    fewest = int(shared[good].sum(1).min()) if fit != "clip" else int(shared[good][:WINDOW].any(0).sum())
     if fewest < FEW_JOINTS:
         notes.append(f"only {fewest} joints are shared with the reference: check the result")
     degrees = float(torch.rad2deg(transform.angle[transform.angle.abs().argmax()]))
     if abs(degrees) > NOTED_DEGREES:
-        notes.append(f"{'single frames are' if per_frame else 'the clip is'} turned by {degrees:.0f} degrees")
+        notes.append(f"{'the clip is' if fit == 'clip' else 'single frames are'} turned by {degrees:.0f} degrees")
     return tuple(notes)

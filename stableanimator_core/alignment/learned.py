@@ -9,13 +9,9 @@ import torch
 from torch import Tensor
 
 from ..skeleton import HEAD
-from .guidance import COVERAGE, Guidance, compose, guide, inverse
+from .fits import MOST_DEGREES, MOST_GROWTH, fittable_frames, follow_frames, repeated, shared_trust
 from .network import AlignmentNet
 from .similarity import Similarity
-
-# How far the network may depart from the SVD's fit before it is not believed.
-MOST_GROWTH = 3.0
-MOST_DEGREES = 35.0
 
 # Rotation beyond which, and shared joints below which, the user is told.
 NOTED_DEGREES = 5.0
@@ -41,12 +37,12 @@ class LearnedFit(NamedTuple):
 
 @torch.no_grad()
 def fit_learned(
-    aligner: AlignmentNet, body: Tensor, seen: Tensor, target: Tensor, shown: Tensor, per_frame: bool
+    aligner: AlignmentNet, body: Tensor, seen: Tensor, target: Tensor, shown: Tensor, fit: str
 ) -> LearnedFit:
     """The network's transform of one clip, or the SVD's where the network's is implausible, which a note says.
 
     body: [F, 18, 2] px, seen: bool [F, 18], target: [18, 2] px, shown: bool [18]; at least one joint is seen in each.
-    per_frame=True lets every frame depart from the clip's transform as its own SVD fit does from the clip's.
+    fit: one of FITS; all but "clip" let frames depart from the clip's transform as their SVD fits do from the clip's.
     """
     device = next(aligner.parameters()).device
     clip = body[None], seen[None], target[None], shown[None]
@@ -63,13 +59,21 @@ def fit_learned(
     degrees = math.degrees(float(found.angle))
     if abs(degrees) > NOTED_DEGREES:
         notes.append(f"the clip is turned by {degrees:.0f} degrees")
-    if per_frame and bool((guidance := guide(*clip)).fitted.any()):  # of all frames, the network reads some
-        found = _per_frame(found, base, guidance)
-        notes.append("per frame: single frames depart from the network's transform as their SVD fits do")
-    elif per_frame:
-        notes.append("per_frame has no effect: no frame shares two joints with the reference")
+    trust = shared_trust(seen, shown)
+    good = fittable_frames(body, target, trust)  # [F]
     frames = len(body)
-    return LearnedFit(Similarity(*(part.expand(frames, *part.shape[1:]) for part in found)), tuple(notes))
+    if fit == "clip":
+        return LearnedFit(repeated(found, frames), tuple(notes))
+    if not good.any():
+        notes.append(f"fit {fit} has no effect: no frame shares two joints with the reference")
+        return LearnedFit(repeated(found, frames), tuple(notes))
+    followed, doubtful = follow_frames(found, base, body, target, trust, good, fit)
+    return LearnedFit(followed, (*notes, *doubt_note(doubtful, frames)))
+
+
+def doubt_note(doubtful: int, frames: int) -> tuple[str, ...]:
+    """What to say of frames whose own fits were not plausible."""
+    return (f"{doubtful} of {frames} frames have no plausible fit of their own: left out",) if doubtful else ()
 
 
 def _doubt(found: Similarity, base: Similarity, fitted: bool) -> str | None:
@@ -86,20 +90,6 @@ def _doubt(found: Similarity, base: Similarity, fitted: bool) -> str | None:
     if abs(degrees) > MOST_DEGREES:
         return f"{degrees:.0f} degrees from the SVD's"
     return None
-
-
-def _per_frame(found: Similarity, base: Similarity, guidance: Guidance) -> Similarity:
-    """The clip's correction on top of each frame's own fit; frames of few joints take the nearest good one's."""
-    coverage, fitted = guidance.coverage[0], guidance.fitted[0]
-    good = fitted & (coverage >= COVERAGE * (coverage * fitted).max())
-    where = good.nonzero().squeeze(1)
-    nearest = (torch.arange(len(good))[:, None] - where).abs().argmin(1)  # [F]
-    frames = len(good)
-    many = guidance._replace(
-        driving_place=guidance.driving_place.repeated(frames), reference_place=guidance.reference_place.repeated(frames)
-    )
-    own = many.pixels(Similarity(*(part[where[nearest]] for part in guidance.frames)))
-    return compose(compose(found, inverse(base)), own)
 
 
 def _body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:

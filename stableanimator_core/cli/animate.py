@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .arguments import (
+    ALIGN_FITS,
     ALIGN_METHODS,
     PROPORTIONS,
     SEED,
     add_json,
     add_places,
+    align_fit,
     align_method,
     frame_rate,
     guidance,
@@ -45,6 +47,7 @@ def register(commands) -> None:
     parser.add_argument("--fps", type=frame_rate, help="of the result; default: the driving video's, else the model's")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="learned", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
+    parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--proportions", action="store_true", help=PROPORTIONS)
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
@@ -101,6 +104,7 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         driving.poses,
         reference_pose.poses,
         align_method=args.align,
+        align_fit=args.fit,
         proportions=args.proportions,
         hjb=hjb,
         face_detector=face_detector,

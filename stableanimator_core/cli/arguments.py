@@ -30,6 +30,7 @@ def whole(low: int, high: int | None = None):
 SEED = whole(0, 2**63 - 1)
 FRAME_RATES = (0.1, 240.0)  # frames per second
 ALIGN_METHODS = "learned (default), svd, v1 (the published rule, to compare with) or none"  # without torch
+ALIGN_FITS = "clip (default): one transform; smooth: follows a moving camera; frames: pins every frame by itself"
 PROPORTIONS = "give the motion the picture's bone lengths, too: for bodies that differ much"
 
 
@@ -93,6 +94,15 @@ def align_method(text: str) -> str:
 
     if text not in METHODS:
         raise argparse.ArgumentTypeError(f"alignment '{text}' is unknown; use {' or '.join(METHODS)}")
+    return text
+
+
+def align_fit(text: str) -> str:
+    """An argparse type: one of alignment.FITS."""
+    from ..alignment import FITS
+
+    if text not in FITS:
+        raise argparse.ArgumentTypeError(f"alignment fit '{text}' is unknown; use {' or '.join(FITS)}")
     return text
 
 

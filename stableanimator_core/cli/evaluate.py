@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .animate import add_weights_options, hjb_settings, load_animator
-from .arguments import add_json, existing_folder, positive, shapes_of, step_range, whole
+from .arguments import ALIGN_FITS, add_json, align_fit, existing_folder, positive, shapes_of, step_range, whole
 from .report import Report
 
 MOST_CLIPS = 10_000  # of one seed: as far as its clips' own seeds are from the next one's
@@ -49,7 +49,7 @@ def _register_alignment(subjects) -> None:
     parser.add_argument("--frames", default=32, type=whole(1, 1_000), metavar="N", help="of every pair (32)")
     parser.add_argument("--seed", default=0, type=SEED, help="which pairs (0)")
     parser.add_argument("--aligner", type=Path, metavar="FOLDER", help="weights of the learned one; default: shipped")
-    parser.add_argument("--per-frame", action="store_true", help="svd and learned fit every frame by itself")
+    parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the methods' curves")
     add_json(parser)
     parser.set_defaults(run=evaluate_alignment_command)
@@ -93,7 +93,7 @@ def evaluate_alignment_command(args: argparse.Namespace, report: Report) -> dict
     folder = args.aligner or (BUILT_IN_ALIGNER if BUILT_IN_ALIGNER.is_dir() else None)
     note = "no learned alignment is installed: learned is left out; give --aligner FOLDER" if folder is None else None
     scores, distances = evaluate_alignment(
-        motions, shapes, pairs=args.pairs, seed=args.seed, frames=args.frames, per_frame=args.per_frame,
+        motions, shapes, pairs=args.pairs, seed=args.seed, frames=args.frames, fit=args.fit,
         aligner=None if folder is None else load_aligner(folder),
         on_pairs=lambda done, total: report.progress(done, total, "fits"),
     )  # fmt: skip

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from ..errors import InputError
 from .arguments import (
+    ALIGN_FITS,
     ALIGN_METHODS,
     PROPORTIONS,
     add_json,
     add_places,
+    align_fit,
     align_method,
     existing_folder,
     frame_rate,
@@ -40,7 +42,7 @@ def register(commands) -> None:
     parser.add_argument("--reference", required=True, type=Path, metavar="POSES.json", help="pose of the picture")
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--method", default="learned", type=align_method, help=ALIGN_METHODS)
-    parser.add_argument("--per-frame", action="store_true", help="fit every frame by itself instead of the whole clip")
+    parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--proportions", action="store_true", help=PROPORTIONS)
     parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
     add_json(parser)
@@ -108,7 +110,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         Poses.load(args.driving),
         Poses.load(args.reference),
         args.method,
-        per_frame=args.per_frame,
+        fit=args.fit,
         aligner=load_aligner() if args.method == "learned" else None,
         proportions=args.proportions,
         min_score=args.min_score,

@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 def evaluate_alignment(
     motions: Motions, shapes: Shapes, *, pairs: int = 400, seed: int = 0, frames: int = 32,
-    aligner: nn.Module | None = None, per_frame: bool = False, on_pairs: Callable[[int, int], None] | None = None,
+    aligner: nn.Module | None = None, fit: str = "clip", on_pairs: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
     """Scores of every method on pairs of this seed, and each method's distances [pairs] to draw.
 
@@ -46,7 +46,7 @@ def evaluate_alignment(
     A pair on which a method raises counts as failed, and with the dis of "none", which is what a user is left with.
     travel: the aligned pelvis's path against the truth's where it moves at least TRAVELS: correlation and ratio of
     lengths, medians over those pairs; 1 and 1 is perfect.
-    learned is None throughout without an aligner. per_frame: svd and learned fit every frame by itself.
+    learned is None throughout without an aligner. fit: of svd and learned, one of FITS.
     on_pairs(done, all) reports progress.
     Raises InputError for pairs or frames below 1.
     """
@@ -59,7 +59,7 @@ def evaluate_alignment(
 
     def measured(method: str, given: Pairs, fallback: Outcome | None) -> Outcome:
         nonlocal done
-        outcome = _outcome(method, given, made, fallback, aligner, per_frame)
+        outcome = _outcome(method, given, made, fallback, aligner, fit)
         done += pairs
         if on_pairs is not None:
             on_pairs(done, total)
@@ -86,7 +86,7 @@ def evaluate_alignment(
         "pairs": pairs,
         "frames": frames,
         "seed": seed,
-        "per_frame": per_frame,
+        "fit": fit,
         "seconds_per_1000_frames": 1000 * timed.seconds / (pairs * frames),
     }
     return scores, distances
@@ -214,7 +214,7 @@ def draw_curves(distances: Mapping[str, np.ndarray], *, width: int = 960, height
 
 
 def _outcome(
-    method: str, given: Pairs, truth: Pairs, fallback: Outcome | None, aligner: nn.Module | None, per_frame: bool
+    method: str, given: Pairs, truth: Pairs, fallback: Outcome | None, aligner: nn.Module | None, fit: str
 ) -> Outcome:
     """Run one method on every pair. truth: the same pairs with all joints that count; fallback: that of "none"."""
     moved, failed, seconds = [], [], 0.0
@@ -222,7 +222,7 @@ def _outcome(
         driving, reference = _driving(given, index), _reference(given, index)
         start = time.perf_counter()
         try:
-            aligned = align(driving, reference, method, per_frame=per_frame, aligner=aligner)
+            aligned = align(driving, reference, method, fit=fit, aligner=aligner)
         except PoseError:
             if fallback is None:
                 raise

@@ -13,8 +13,8 @@ from test_alignment import STANDING, person, placed
 from torch import nn
 
 from stableanimator_core.alignment import align
+from stableanimator_core.alignment.fits import MOST_DEGREES, MOST_GROWTH
 from stableanimator_core.alignment.guidance import WINDOW, guide
-from stableanimator_core.alignment.learned import MOST_DEGREES, MOST_GROWTH
 from stableanimator_core.alignment.network import FIRST_FRAMES, MOST_FRAMES, AlignmentNet
 from stableanimator_core.alignment.similarity import Similarity
 from stableanimator_core.errors import InputError, PoseError, WeightsError
@@ -312,9 +312,9 @@ def test_a_plausible_answer_is_kept():
 
 def test_per_frame_follows_the_frames_own_fits():
     reference = person(placed(size=400, x=60, y=20))
-    found = align(clip(), reference, "learned", per_frame=True, aligner=AlignmentNet(32, 1, 2))
+    found = align(clip(), reference, "learned", fit="frames", aligner=AlignmentNet(32, 1, 2))
     np.testing.assert_allclose(found.poses.body[:, 0], np.repeat(reference.body[0], 12, 0), atol=1e-6)
-    assert found.notes == ("per frame: single frames depart from the network's transform as their SVD fits do",)
+    assert found.notes == ()
 
 
 def test_per_frame_takes_the_nearest_fit_where_few_joints_are_seen():
@@ -322,7 +322,7 @@ def test_per_frame_takes_the_nearest_fit_where_few_joints_are_seen():
     score[4:6, 1:] = 0
     driving = person(clip().body[:, 0], score)
     found, whole = (
-        align(poses, person(placed(size=400)), "learned", per_frame=True, aligner=constant(1.5)).transform
+        align(poses, person(placed(size=400)), "learned", fit="frames", aligner=constant(1.5)).transform
         for poses in (driving, clip())
     )
     np.testing.assert_allclose(found.translation[[4, 5]], found.translation[[3, 6]])
@@ -332,8 +332,8 @@ def test_per_frame_takes_the_nearest_fit_where_few_joints_are_seen():
 
 def test_per_frame_without_shared_joints_says_so():
     driving, reference = hidden(clip(), range(8)), hidden(person(placed()), range(8, 18))
-    found = align(driving, reference, "learned", per_frame=True, aligner=network())
-    assert found.notes[-1] == "per_frame has no effect: no frame shares two joints with the reference"
+    found = align(driving, reference, "learned", fit="frames", aligner=network())
+    assert found.notes[-1] == "fit frames has no effect: no frame shares two joints with the reference"
 
 
 # --- notes ----------------------------------------------------------------------------------------------------------

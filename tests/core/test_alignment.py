@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core.alignment import METHODS, Similarity, align, fit_similarity, fit_similarity_robust
+from stableanimator_core.alignment import FITS, METHODS, Similarity, align, fit_similarity, fit_similarity_robust
 from stableanimator_core.errors import InputError, PoseError
 from stableanimator_core.keypoints import Poses
 
@@ -153,11 +153,11 @@ def test_robust_fit_of_an_exact_similarity_is_exact():
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 40, 100])
-@pytest.mark.parametrize("per_frame", [False, True])
-def test_still_person_lands_on_the_reference(frames, per_frame):
+@pytest.mark.parametrize("fit", FITS)
+def test_still_person_lands_on_the_reference(frames, fit):
     reference = placed(size=400, x=150, y=60)
     driving = person(np.repeat(placed(size=220, x=500, y=200, degrees=12)[None], frames, 0), width=1280, height=720)
-    found = align(driving, person(reference, width=320, height=640), per_frame=per_frame)
+    found = align(driving, person(reference, width=320, height=640), fit=fit)
     assert (found.poses.width, found.poses.height, found.method) == (320, 640, "svd")
     np.testing.assert_allclose(found.poses.body[:, 0], np.repeat(reference[None], frames, 0), atol=1e-6)
     np.testing.assert_allclose(found.residual, 0, atol=1e-6)
@@ -181,13 +181,13 @@ def test_noise_missing_joints_and_outliers(seed):
     assert np.linalg.norm(clean - reference, axis=-1).mean() < 15
 
 
-def test_own_travel_survives_scaled_and_per_frame_pins_the_person():
+def test_own_travel_survives_scaled_and_a_fit_per_frame_pins_the_person():
     walk = placed(size=200, x=100, y=100)[None] + np.arange(30)[:, None, None] * (8, 0)
     reference = person(placed(size=400, x=250, y=60))
     moved = align(person(walk), reference).poses.body[:, 0]
     np.testing.assert_allclose(moved[29] - moved[0], np.full((18, 2), (29 * 8 * 2, 0)), atol=1e-6)
     assert np.abs(moved[:5].mean(0) - placed(size=400, x=250, y=60)).max() < 1e-6  # the clip's beginning counts
-    pinned = align(person(walk), reference, per_frame=True).poses.body[:, 0]
+    pinned = align(person(walk), reference, fit="frames").poses.body[:, 0]
     np.testing.assert_allclose(pinned, np.repeat(reference.body[0], 30, 0), atol=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_frames_without_enough_joints_take_the_nearest_fit():
     walk = placed(size=200, x=100, y=100)[None] + np.arange(12)[:, None, None] * (8, 0)
     score = np.ones((12, 18))
     score[4:6, 1:] = 0
-    found = align(person(walk, score), person(placed(size=400)), per_frame=True)
+    found = align(person(walk, score), person(placed(size=400)), fit="frames")
     np.testing.assert_array_equal(found.transform.translation[[4, 5]], found.transform.translation[[3, 6]])
     assert found.notes == ("2 of 12 frames share too few joints with the reference: nearest fit used",)
     assert np.isfinite(found.residual).all()
@@ -295,7 +295,7 @@ def test_two_joints_suffice_with_a_warning_even_when_they_change_places():
 def test_a_turn_is_reported():
     found = align(person(placed(degrees=-20)), person(placed(size=400)))
     assert found.notes == ("the clip is turned by 20 degrees",)
-    found = align(person(placed(degrees=-20)), person(placed(size=400)), per_frame=True)
+    found = align(person(placed(degrees=-20)), person(placed(size=400)), fit="frames")
     assert found.notes == ("single frames are turned by 20 degrees",)
 
 
@@ -315,10 +315,10 @@ def test_none_fits_the_canvas_by_one_scale():
     np.testing.assert_allclose(found.residual, expected)
 
 
-def test_none_needs_no_person_and_says_that_per_frame_is_idle():
-    found = align(Poses.empty(3, 64, 64), Poses.empty(1, 32, 32), "none", per_frame=True)
+def test_none_needs_no_person_and_says_that_the_fit_is_idle():
+    found = align(Poses.empty(3, 64, 64), Poses.empty(1, 32, 32), "none", fit="frames")
     assert found.poses.frames == 3 and np.isnan(found.residual).all()
-    assert found.notes == ("per_frame has no effect: method none fits nothing",)
+    assert found.notes == ("fit frames has no effect: method none fits nothing",)
 
 
 def alone(*people):
@@ -364,9 +364,9 @@ def test_v1_leaves_out_joints_that_were_never_seen():
 
 def test_v1_says_what_it_distorts_and_ignores():
     wide = person(placed(size=200), width=1024, height=512)
-    found = align(wide, person(placed(size=400), width=512, height=512), "v1", per_frame=True)
+    found = align(wide, person(placed(size=400), width=512, height=512), "v1", fit="frames")
     assert found.notes == (
-        "per_frame has no effect: method v1 fits one transform for the clip",
+        "fit frames has no effect: method v1 fits one transform for the clip",
         "method v1 draws bodies 0.50 times as wide for their height; svd keeps proportions",
     )
     moved = found.poses.body[0, 0]

@@ -102,7 +102,7 @@ def test_poses_align(run, material):
     result = json.loads(run(*argv, "--out", material / "aligned.json", "--json"))
     assert (result["frames"], result["size"], result["method"]) == (3, [64, 64], "learned")
     assert Poses.load(material / "aligned.json").frames == 3
-    assert "3 frames aligned by none" in run(*argv, "--out", material / "b.json", "--method", "none", "--per-frame")
+    assert "3 frames aligned by none" in run(*argv, "--out", material / "b.json", "--method", "none", "--fit", "frames")
     result = json.loads(run(*argv, "--out", material / "c.json", "--method", "none", "--proportions", "--json"))
     assert "proportions have no effect: method none fits no similarity" in result["notes"]
 

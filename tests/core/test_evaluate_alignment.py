@@ -177,7 +177,7 @@ def test_a_seed_repeats_itself(motions, shapes):
 
 
 def test_a_transform_per_frame_pins_the_person(motions, shapes):
-    clip, frame = (evaluation.evaluate_alignment(motions, shapes, per_frame=p, **FEW)[0] for p in (False, True))
+    clip, frame = (evaluation.evaluate_alignment(motions, shapes, fit=fit, **FEW)[0] for fit in ("clip", "frames"))
     assert frame["travel"]["svd"]["ratio"] < 0.8 * clip["travel"]["svd"]["ratio"]
     assert frame["methods"]["none"] == clip["methods"]["none"]
 
