@@ -98,6 +98,12 @@ class Poses:
         """Body joints scored above min_score. Returns bool [F, P, 18]."""
         return self.body_score > min_score
 
+    def first_shown(self, min_score: float = 0.3) -> int:
+        """The first frame that shows two joints of person 0, or else one, or else the first: a picture's pose."""
+        if not self.people:
+            return 0
+        return int(self.visible(min_score)[:, 0].sum(1).clip(max=2).argmax())
+
     def person(self, index: int) -> Poses:
         """One person alone, P = 1. Raises PoseError when there is no such person."""
         if not 0 <= index < self.people:

@@ -202,10 +202,9 @@ def _visible(poses: Poses, min_score: float) -> Tensor:
 
 
 def _reference_person(reference: Poses, min_score: float) -> tuple[Tensor, Tensor]:
-    """Person 0 in the reference's first frame that shows two joints, or else one: [18, 2] px and visible [18]."""
-    shown = _visible(reference, min_score)
-    frame = int(shown.sum(1).clamp_max(2).argmax())
-    return _body(reference)[frame], shown[frame]
+    """Person 0 in the frame that shows the reference: [18, 2] px and visible [18]."""
+    frame = reference.first_shown(min_score)
+    return _body(reference)[frame], _visible(reference, min_score)[frame]
 
 
 def _residual(body: Tensor, target: Tensor, shared: Tensor) -> np.ndarray:

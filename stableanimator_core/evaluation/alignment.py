@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from ..alignment.guidance import guide
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..training.misaligned import FRAMINGS, KINDS, Motions, Pairs, PairSettings, Shapes, make_pairs
+from ..video.charts import Chart
 
 ALIGNED = ("none", "v1", "svd", "learned")  # methods of `align` that are measured; the oracle comes on top
 MISSING = (0.3, 0.5, 0.7)  # shares of the joints that are lost in the harder rows
@@ -186,31 +186,19 @@ def draw_curves(distances: Mapping[str, np.ndarray], *, width: int = 960, height
         "none": (150, 150, 150), "v1": (200, 120, 0), "svd": (30, 100, 200), "learned": (200, 30, 60),
         "oracle": (30, 140, 60),
     }  # fmt: skip
-    picture = np.full((height, width, 3), 255, np.uint8)
-    left, top, right, bottom = 70, 30, width - 30, height - 60
     low, high = -3.0, 1.0  # of log10
-
-    def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        share = (np.log10(np.maximum(x, 1e-9)).clip(low, high) - low) / (high - low)
-        return np.stack([left + share * (right - left), bottom - y * (bottom - top)], -1).round().astype(np.int32)
-
-    def write(text: str, x: int, y: int, colour: tuple[int, int, int] = (60, 60, 60)) -> None:
-        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
-
+    chart = Chart(width, height, (low, high), (0, 1))
     for tick in np.arange(low, high + 1):
-        x = int(place(np.array(10**tick), np.array(0.0))[0])
-        cv2.line(picture, (x, top), (x, bottom), (225, 225, 225), 1)
-        write(f"{10**tick:g}", x - 15, bottom + 20)
+        chart.tick_x(tick, f"{10**tick:g}")
     for share in (0, 0.25, 0.5, 0.75, 1):
-        y = int(place(np.array(1.0), np.array(share))[1])
-        cv2.line(picture, (left, y), (right, y), (225, 225, 225), 1)
-        write(f"{100 * share:.0f} %", 15, y + 5)
-    write("distance from the truth in body heights", (left + right) // 2 - 150, bottom + 45)
+        chart.tick_y(share, f"{100 * share:.0f} %")
+    chart.names("distance from the truth in body heights", "share of the pairs within it")
     for row, (name, distance) in enumerate(distances.items()):
-        y = np.arange(1, len(distance) + 1) / len(distance)
-        cv2.polylines(picture, [place(np.sort(distance), y)], False, colours[name], 2, cv2.LINE_AA)
-        write(f"{name}: median {np.median(distance):.3f}", left + 15, top + 25 + 22 * row, colours[name])
-    return picture
+        x = np.log10(np.sort(distance).clip(1e-9)).clip(low, high)
+        chart.curve(x, np.arange(1, len(distance) + 1) / len(distance), colours[name])
+        label = f"{name}: median {np.median(distance):.3f}"
+        chart.text(label, chart.left + 15, chart.top + 25 + 22 * row, colour=colours[name])
+    return chart.picture
 
 
 def _outcome(

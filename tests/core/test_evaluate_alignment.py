@@ -226,7 +226,7 @@ def test_curves_reach_the_top_where_all_pairs_are_within():
     assert picture.dtype == np.uint8
     blue = (picture == (30, 100, 200)).all(-1)
     green = (picture == (30, 140, 60)).all(-1)
-    right = 500  # past the legend
+    right = 400  # past the legend
     assert blue[:, right:].any()
     assert not green[:, right:].any(), "0.01 lies left of the middle"
 
