@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .arguments import (
@@ -21,6 +22,11 @@ from .arguments import (
 )
 from .material import PoseFinder, add_extraction_options
 from .report import Report, rounded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUMMARIES = (".png", ".jpg", ".jpeg")  # an overlay of this ending is one picture
 
 
 def register(commands) -> None:
@@ -45,6 +51,12 @@ def register(commands) -> None:
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--proportions", action="store_true", help=PROPORTIONS)
     parser.add_argument("--min-score", default=0.3, type=number(0), help="joints below it do not count (0.3)")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="FILE|FOLDER",
+        help="show how it went: all frames as a video or folder, or a few with the joints' distance as a .png or .jpg",
+    )  # fmt: skip
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="the reference's picture, below the overlay")
+    parser.add_argument("--fps", default=15.0, type=frame_rate, help="of the overlay's video (15)")
     add_json(parser)
     parser.set_defaults(run=align_command)
 
@@ -103,12 +115,16 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
     """Align one pose file to another."""
     from ..alignment import align
     from ..keypoints import Poses
+    from ..pose.overlay import body_height, draw_alignment, draw_summary, residual_sentence, shape_note
+    from ..video import write_image, write_video
     from ..weights import load_aligner
 
     existing_folder(args.out)
+    picture = _overlay_picture(args)
+    driving, reference = Poses.load(args.driving), Poses.load(args.reference)
     result = align(
-        Poses.load(args.driving),
-        Poses.load(args.reference),
+        driving,
+        reference,
         args.method,
         fit=args.fit,
         aligner=load_aligner() if args.method == "learned" else None,
@@ -116,21 +132,44 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         min_score=args.min_score,
     )
     result.poses.save(args.out)
-    for note in result.notes:
+    notes = (*result.notes, *shape_note(picture, reference))
+    for note in notes:
         report.note(note)
-    residual = rounded(result.residual, 2)
-    known = [value for value in residual if value is not None]
+    height = body_height(reference, args.min_score)
     report.line(f"{result.poses.frames} frames aligned by {result.method}: {args.out}")
-    if known:
-        report.line(f"joints are {sum(known) / len(known):.1f} px off the fit on average")
+    report.line(residual_sentence(result.residual, height))
+    overlay = args.overlay
+    if overlay is not None:
+        draw = draw_summary if _is_summary(overlay) else draw_alignment
+        drawn = draw(result.poses, driving, reference, result.residual, picture=picture, min_score=args.min_score)
+        overlay = write_image(overlay, drawn) if _is_summary(overlay) else write_video(overlay, drawn, args.fps)
+        report.line(f"overlay: {overlay}")
     return {
         "out": args.out,
         "frames": result.poses.frames,
         "size": [result.poses.width, result.poses.height],
         "method": result.method,
-        "residual_px": residual,
-        "notes": result.notes,
+        "residual_px": rounded(result.residual, 2),
+        "body_height_px": round(height, 1),
+        "overlay": overlay,
+        "notes": notes,
     }
+
+
+def _overlay_picture(args: argparse.Namespace) -> "np.ndarray | None":
+    """The picture below the overlay; what can be known to be wrong with --overlay is found here. Raises InputError."""
+    from ..video import check_output, read_image
+
+    if args.overlay is None and args.picture is not None:
+        raise InputError(f"--picture {args.picture} lies below the overlay: give --overlay, too")
+    if args.overlay is not None:
+        (existing_folder if _is_summary(args.overlay) else check_output)(args.overlay, "--overlay")
+    return None if args.picture is None else read_image(args.picture)
+
+
+def _is_summary(overlay: Path) -> bool:
+    """Whether an overlay is to be one picture."""
+    return overlay.suffix.lower() in SUMMARIES
 
 
 def draw_command(args: argparse.Namespace, report: Report) -> dict:

@@ -132,9 +132,19 @@ def body_height(reference: Poses, min_score: float = 0.3) -> float:
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 
-def shape_note(picture: np.ndarray, reference: Poses) -> tuple[str, ...]:
+def residual_sentence(residual: np.ndarray, height: float) -> str:
+    """How far the joints [F] px stay from the reference's, in words. height: the reference body's, px, 0 if unknown."""
+    known = residual[np.isfinite(residual)]
+    if not len(known):
+        return "no joint to compare with the reference's"
+    share = f" ({100 * known.mean() / height:.1f} % of the body)" if height else ""
+    worst = f"; worst: frame {np.nanargmax(residual)}, {known.max():.1f} px" if len(residual) > 1 else ""
+    return f"joints are {known.mean():.1f} px{share} from the reference's on average{worst}"
+
+
+def shape_note(picture: np.ndarray | None, reference: Poses) -> tuple[str, ...]:
     """A sentence where the picture cannot be the one that the reference's pose was found in: its shape differs."""
-    height, width = picture.shape[:2]
+    height, width = (reference.height, reference.width) if picture is None else picture.shape[:2]
     if abs(width / height * reference.height / reference.width - 1) <= OTHER_SHAPE:
         return ()
     return (

@@ -30,10 +30,11 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> Path:
     return path
 
 
-def check_output(path: str | os.PathLike) -> Path:
+def check_output(path: str | os.PathLike, option: str = "--out") -> Path:
     """Check that write_video could write here, before any work is done; returns the path that it will return.
 
-    For a name that ends in .png, or in nothing, that is a folder of frames. Raises VideoError.
+    For a name that ends in .png, or in nothing, that is a folder of frames. option: where the name was given.
+    Raises VideoError.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -41,14 +42,14 @@ def check_output(path: str | os.PathLike) -> Path:
         raise VideoError(f"{path}: cannot write {suffix} files; choose one of {', '.join(FORMATS)}")
     if suffix in CODECS and CODECS[suffix] not in av.codecs_available:
         raise VideoError(f"{path}: this PyAV cannot encode {suffix} files; choose .gif, .webp or .png")
-    _check_folder(path)
+    _check_folder(path, option)
     if suffix not in ("", ".png"):
         if path.is_dir():
-            raise VideoError(f"{path} is a folder; choose another --out")
+            raise VideoError(f"{path} is a folder; choose another {option}")
         return path
     folder = path.with_suffix("")
     if folder.exists() and not folder.is_dir():
-        raise VideoError(f"{folder} is a file, and the frames need a folder of that name; choose another --out")
+        raise VideoError(f"{folder} is a file, and the frames need a folder of that name; choose another {option}")
     return folder
 
 
@@ -79,12 +80,12 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
     return target
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, option: str = "--out") -> None:
     folder = path.parent
     if not folder.is_dir():
-        raise VideoError(f"output folder {folder} does not exist; create it or choose another --out")
+        raise VideoError(f"output folder {folder} does not exist; create it or choose another {option}")
     if not os.access(folder, os.W_OK):
-        raise VideoError(f"output folder {folder} cannot be written to; choose another --out")
+        raise VideoError(f"output folder {folder} cannot be written to; choose another {option}")
 
 
 @contextmanager

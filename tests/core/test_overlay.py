@@ -20,6 +20,7 @@ from stableanimator_core.pose.overlay import (
     draw_alignment,
     draw_residual,
     draw_summary,
+    residual_sentence,
     shape_note,
 )
 
@@ -218,3 +219,11 @@ def test_200_large_frames_take_seconds(reference):
     began = time.perf_counter()
     draw_alignment(many, many, many, np.ones(200))
     assert time.perf_counter() - began < 20
+
+
+def test_residual_is_told_in_words():
+    assert residual_sentence(np.array([1.0, 2.0, np.nan]), 50.0) == (
+        "joints are 1.5 px (3.0 % of the body) from the reference's on average; worst: frame 1, 2.0 px"
+    )
+    assert residual_sentence(np.array([1.0]), 0.0) == "joints are 1.0 px from the reference's on average"
+    assert residual_sentence(np.full(2, np.nan), 50.0) == "no joint to compare with the reference's"
