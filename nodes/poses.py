@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import numpy as np
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..stableanimator_core.alignment import METHODS, align
+from ..stableanimator_core.alignment import FITS, METHODS, align
 from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
+from ..stableanimator_core.pose.overlay import (
+    body_height,
+    draw_alignment,
+    draw_summary,
+    residual_sentence,
+    shape_note,
+)
 from ..stableanimator_core.weights import load_aligner
-from .convert import pixels_to_image, to_poses
+from .convert import image_to_pixels, pixels_to_image, to_poses
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import show_text
 from .wire import CATEGORY, Model, PoseKeypoint
+
+OVERLAY_SIDE = 768  # px, the most: floats of 200 frames are then 1.6 GB at worst
+
+METHOD_TIP = (
+    "learned: a network that corrects svd's fit where bodies or postures differ; the best. "
+    "svd: one rotation, scale and shift that fits the driving body to the reference body. "
+    "affine: stretches and slants as well, for a driver filmed from above or below. "
+    "homography: perspective as well, for a driver filmed close up. "
+    "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
+    "none: only the canvas is fitted; use it when the poses already match."
+)
+FIT_TIP = (
+    "clip: one transform for the whole clip, the motion is untouched. "
+    "smooth: follows a camera that pans, zooms or walks; quick motion of the body stays, slow travel goes. "
+    "frames: every frame is fitted anew, which removes all travel and can jitter."
+)
 
 
 class StableAnimatorAlignPoses(io.ComfyNode):
@@ -25,28 +48,15 @@ class StableAnimatorAlignPoses(io.ComfyNode):
             node_id="StableAnimatorAlignPoses",
             display_name="StableAnimator++ Align Poses",
             category=CATEGORY,
-            description="Moves and scales the driving poses so that their body lies over the reference's. "
-            "Faces that are not kept are mostly poses that were not aligned.",
+            description="Moves and scales the driving poses so that their body lies over the reference's, and shows "
+            "how well it does. Faces that are not kept are mostly poses that were not aligned.",
             inputs=[
                 PoseKeypoint.Input("driving", tooltip="Poses of the driving video, one per frame."),
                 PoseKeypoint.Input(
                     "reference", tooltip="Pose of the reference picture; the first frame that shows a person is used."
                 ),
-                io.Combo.Input(
-                    "method",
-                    options=list(METHODS),
-                    default="learned",
-                    tooltip="learned: a network that corrects svd's fit where bodies or postures differ; the best. "
-                    "svd: one rotation, scale and shift that fits the driving body to the reference body. "
-                    "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
-                    "none: only the canvas is fitted; use it when the poses already match.",
-                ),
-                io.Boolean.Input(
-                    "per_frame",
-                    default=False,
-                    tooltip="Off: one transform for the whole clip, the motion is untouched. "
-                    "On: every frame is fitted anew, which also removes travel and can jitter.",
-                ),
+                io.Combo.Input("method", options=list(METHODS), default="learned", tooltip=METHOD_TIP),
+                io.Combo.Input("fit", options=list(FITS), default="clip", tooltip=FIT_TIP),
                 io.Boolean.Input(
                     "proportions",
                     default=False,
@@ -54,28 +64,41 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     tooltip="On: the motion also gets the bone lengths of the reference's body. For bodies that differ "
                     "much, as cartoon figures or children; people of ordinary build gain nothing.",
                 ),
+                io.Image.Input(
+                    "picture",
+                    optional=True,
+                    tooltip="The reference picture, to see the skeletons over it. The result does not depend on it.",
+                ),
             ],
             outputs=[
-                PoseKeypoint.Output("aligned", display_name="poses", tooltip="On the reference's canvas, for Sample.")
+                PoseKeypoint.Output("aligned", display_name="poses", tooltip="On the reference's canvas, for Sample."),
+                io.Image.Output(
+                    "overlay",
+                    display_name="overlay",
+                    tooltip="To look at: reference, driver and result over one another, one picture per frame.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # runs by itself, and shows its pictures again when nothing has changed
         )
 
     @classmethod
     @one_line_errors
     def execute(
-        cls, driving: list[dict], reference: list[dict], method: str, per_frame: bool, proportions: bool = False
-    ) -> io.NodeOutput:
+        cls, driving: list[dict], reference: list[dict], method: str, fit: str, proportions: bool = False,
+        picture: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        motion, body = to_poses(driving, "driving"), to_poses(reference, "reference")
         aligner = load_aligner() if method == "learned" else None
-        poses = to_poses(driving, "driving"), to_poses(reference, "reference")
-        aligned = align(*poses, method, fit="frames" if per_frame else "clip", aligner=aligner, proportions=proportions)
-        measured = aligned.residual[np.isfinite(aligned.residual)]
-        distance = (
-            f"joints are {measured.mean():.1f} px from the reference's on average" if len(measured) else "not fitted"
-        )
-        text = "\n".join((distance, *aligned.notes))
+        aligned = align(motion, body, method, fit=fit, aligner=aligner, proportions=proportions)
+        below = None if picture is None else image_to_pixels(picture[:1])[0]
+        distance = residual_sentence(aligned.residual, body_height(body))
+        text = "\n".join((distance, *aligned.notes, *shape_note(below, body)))
         show_text(cls.hidden.unique_id, text)
-        return io.NodeOutput(aligned.poses.to_openpose(), ui={"text": (text,)})
+        given = aligned.poses, motion, body, aligned.residual
+        preview = ui.PreviewImage(pixels_to_image(draw_summary(*given, picture=below)[None]))
+        overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=OVERLAY_SIDE))
+        return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui={"text": (text,), **preview.as_dict()})
 
 
 class StableAnimatorDrawPoses(io.ComfyNode):

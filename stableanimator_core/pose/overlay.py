@@ -23,9 +23,9 @@ OTHER_SHAPE = 0.02  # difference of two aspect ratios beyond which a picture is 
 
 # Widths in shares of the short side: where all fits, the result lies inside the reference.
 REFERENCE_WIDTH, DRIVER_WIDTH, RESULT_WIDTH, DETAIL = 0.018, 0.0045, 0.008, 0.003
-TEXT = 0.034  # height of a letter in shares of the long side
+TEXT = 0.042  # height of a letter in shares of the long side
 
-SUMMARY_WIDTH, CURVE_HEIGHT = 960, 300  # px, the least of the summary, and of the curve in it
+SUMMARY_WIDTH, CURVE_SHAPE = 960, 0.25  # px, the least of a summary; height of the curve in shares of its width
 
 _SHIFT = 4  # OpenCV's fixed point: coordinates in sixteenths of a pixel
 
@@ -111,15 +111,15 @@ def draw_summary(
     worst = [int(np.nanargmax(residual))] if known.any() else []
     frames = sorted({0, aligned.frames // 2, *worst})
     drawn = draw_alignment(
-        aligned, driving, reference, residual, picture=picture, frames=frames, min_score=min_score, longest=640
+        aligned, driving, reference, residual, picture=picture, frames=frames, min_score=min_score, longest=512
     )
     across = max(SUMMARY_WIDTH, sum(frame.shape[1] for frame in drawn))
     row = np.full((drawn.shape[1], across, 3), DARK.paper, np.uint8)
     for column, frame in enumerate(drawn):
         left = across * (2 * column + 1) // (2 * len(drawn)) - frame.shape[1] // 2
         row[:, left : left + frame.shape[1]] = frame
-    height = body_height(reference, min_score)
-    return np.concatenate([row, draw_residual(residual, height, marked=frames, size=(across, CURVE_HEIGHT))])
+    size = across, round(CURVE_SHAPE * across)
+    return np.concatenate([row, draw_residual(residual, body_height(reference, min_score), marked=frames, size=size)])
 
 
 def body_height(reference: Poses, min_score: float = 0.3) -> float:

@@ -25,7 +25,7 @@ class Theme(NamedTuple):
 LIGHT = Theme((255, 255, 255), (225, 225, 225), (60, 60, 60))
 DARK = Theme((32, 34, 40), (64, 67, 76), (225, 225, 225))
 
-TEXT = 14  # px, letters
+TEXT = 14  # px, letters; larger on charts wider than 960 px
 STEPS = (1, 2, 5)  # times a power of ten: what people count in
 
 
@@ -57,13 +57,18 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 class Chart:
-    """A picture with axes, uint8 [H, W, 3]. x and y: the range of each, in the units of the data."""
+    """A picture with axes, uint8 [H, W, 3]; letters and lines are sized for its width.
+
+    x and y: the range of each, in the units of the data.
+    """
 
     def __init__(
         self, width: int, height: int, x: tuple[float, float], y: tuple[float, float], theme: Theme = LIGHT
     ) -> None:
         self.picture = np.full((height, width, 3), theme.paper, np.uint8)
-        self.left, self.top, self.right, self.bottom = 70, 35, width - 65, height - 60
+        self._em = TEXT * max(1, width / 960)  # px, a letter
+        left, top, right, bottom = (round(letters * self._em) for letters in (5, 2.5, 4.6, 4.3))
+        self.left, self.top, self.right, self.bottom = left, top, width - right, height - bottom
         self._x, self._y, self._theme = x, y, theme
 
     def place(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
@@ -75,41 +80,42 @@ class Chart:
 
     def text(self, text: str, x: float, y: float, anchor: str = "ls", colour: Colour | None = None) -> None:
         """Text at a place in px; anchor as in `write`."""
-        write(self.picture, text, x, y, colour=colour or self._theme.ink, anchor=anchor)
+        write(self.picture, text, x, y, colour=colour or self._theme.ink, size=round(self._em), anchor=anchor)
 
     def tick_x(self, x: float, label: str) -> None:
         """A line from the bottom to the top, with its number."""
         column = int(self.place(x, self._y[0])[0])
         cv2.line(self.picture, (column, self.top), (column, self.bottom), self._theme.grid, 1)
-        self.text(label, column, self.bottom + 20, "ms")
+        self.text(label, column, self.bottom + 1.4 * self._em, "ms")
 
     def tick_y(self, y: float, label: str) -> None:
         """A line from left to right, with its number."""
         row = int(self.place(self._x[0], y)[1])
         cv2.line(self.picture, (self.left, row), (self.right, row), self._theme.grid, 1)
-        self.text(label, self.left - 10, row, "rm")
+        self.text(label, self.left - 0.7 * self._em, row, "rm")
 
     def mark_right(self, y: float, label: str) -> None:
         """A number of a second scale, at the right end."""
         row = int(self.place(self._x[1], y)[1])
-        cv2.line(self.picture, (self.right, row), (self.right + 5, row), self._theme.ink, 1)
-        self.text(label, self.right + 10, row, "lm")
+        cv2.line(self.picture, (self.right, row), (self.right + round(0.4 * self._em), row), self._theme.ink, 1)
+        self.text(label, self.right + 0.7 * self._em, row, "lm")
 
     def names(self, x: str, y: str = "") -> None:
         """What the axes show: below the chart and above it."""
-        self.text(x, (self.left + self.right) / 2, self.bottom + 45, "ms")
-        self.text(y, self.left, self.top - 12)
+        self.text(x, (self.left + self.right) / 2, self.bottom + 3.2 * self._em, "ms")
+        self.text(y, self.left, self.top - 0.8 * self._em)
 
     def curve(self, x: np.ndarray, y: np.ndarray, colour: Colour) -> None:
         """A line through points [N]; broken where y is NaN."""
         known = ~np.isnan(y)
+        width = round(self._em / 7)
         for part in np.split(np.arange(len(y)), np.flatnonzero(np.diff(known)) + 1):
             if known[part[:1]].any():
-                cv2.polylines(self.picture, [self.place(x[part], y[part])], False, colour, 2, cv2.LINE_AA)
+                cv2.polylines(self.picture, [self.place(x[part], y[part])], False, colour, width, cv2.LINE_AA)
 
     def dot(self, x: float, y: float, colour: Colour, label: str = "") -> None:
         """One point that stands out, with its label above."""
         column, row = self.place(x, y).tolist()
-        cv2.circle(self.picture, (column, row), 5, colour, -1, cv2.LINE_AA)
-        half = widest([label], TEXT) / 2
-        self.text(label, min(max(column, self.left + half), self.right - half), row - 11, "ms", colour)
+        cv2.circle(self.picture, (column, row), round(0.35 * self._em), colour, -1, cv2.LINE_AA)
+        half = widest([label], round(self._em)) / 2
+        self.text(label, min(max(column, self.left + half), self.right - half), row - 0.8 * self._em, "ms", colour)

@@ -203,7 +203,7 @@ def test_summary_shows_first_middle_and_worst_over_the_curve(stick_figure, refer
     aligned = align(driving, reference, "svd")
     assert int(np.argmax(aligned.residual)) == 8
     picture = draw_summary(aligned.poses, driving, reference, aligned.residual)
-    cells = draw_alignment(aligned.poses, driving, reference, aligned.residual, frames=[0, 4, 8], longest=640)
+    cells = draw_alignment(aligned.poses, driving, reference, aligned.residual, frames=[0, 4, 8], longest=512)
     np.testing.assert_array_equal(picture[: cells.shape[1]], np.concatenate(cells, axis=1))
     assert has(picture[cells.shape[1] :], WORST).any()
 

@@ -157,14 +157,13 @@ class ComfyServer:
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
     def saved(self, run: Run) -> list[Path]:
-        """Files that a run's output nodes wrote, in order."""
-        folders = {"output": self.base / "output", "temp": self.base / "temp"}
-        found = []
-        for output in run.outputs.values():
-            for file in output.get("images", []):
-                if isinstance(file, dict):
-                    found.append(folders[file["type"]] / file["subfolder"] / file["filename"])
-        return found
+        """Files that a run's nodes wrote into the output folder, in order."""
+        return [path for node in run.outputs for path in self.shown(run, node, "output")]
+
+    def shown(self, run: Run, node: str, folder: str = "temp") -> list[Path]:
+        """Pictures and videos of one folder that a node of a run shows."""
+        files = [file for file in run.outputs[node].get("images", []) if file["type"] == folder]
+        return [self.base / folder / file["subfolder"] / file["filename"] for file in files]
 
 
 def graph_to_prompt(graph: dict, object_info: dict) -> dict:

@@ -79,7 +79,7 @@ def prompt(
                 "driving": literal(standing(frames) if driving is None else driving),
                 "reference": literal(reference_pose),
                 "method": "svd",
-                "per_frame": False,
+                "fit": "clip",
             },
         ),
         "face": (

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from comfy_client import graph_to_prompt
-from material import prompt, standing
+from material import literal, picture, prompt, standing
 from safetensors.torch import load_file
 
+from stableanimator_core.alignment import FITS
 from stableanimator_core.pipeline import to_uint8
+from stableanimator_core.pose.overlay import DIMMED, REFERENCE, RESULT, WORST
 from stableanimator_core.video import read_image, read_video
 from stableanimator_core.weights import BUILT_IN, load_models, read_config
 
@@ -57,8 +59,53 @@ def test_progress_and_previews_arrive(server):
     assert len(run.previews) == 4
     decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
     assert decoding[-1] == 3
-    assert any("px from the reference's on average" in text for text in run.texts), "Align Poses says how it went"
+    assert any("from the reference's on average" in text for text in run.texts), "Align Poses says how it went"
     assert any(text.startswith("face found") for text in run.texts)
+
+
+def align_prompt(frames: int, **given) -> dict:
+    """Align Poses alone, its overlay saved."""
+    inputs = {"driving": literal(standing(frames)), "reference": literal(standing(1)), "method": "svd", "fit": "clip"}
+    return {
+        "image": {"class_type": "LoadImage", "inputs": {"image": "person.png"}},
+        "align": {"class_type": "StableAnimatorAlignPoses", "inputs": inputs | given},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["align", 1], "filename_prefix": "overlay"}},
+    }
+
+
+def test_align_poses_shows_what_it_did(server):
+    run = server.run(align_prompt(5, picture=["image", 0]))
+    assert run.succeeded, run.error
+    overlay = [read_image(path) for path in server.saved(run)]
+    assert len(overlay) == 5 and overlay[0].shape[1] == 512 < overlay[0].shape[0]
+    assert all((frame == colour).all(-1).any() for frame in overlay for colour in (REFERENCE, RESULT))
+    (preview,) = server.shown(run, "align")
+    assert preview.parent == server.base / "temp"
+    assert (read_image(preview) == WORST).all(-1).any(), "the worst frame is marked"
+    (text,) = run.outputs["align"]["text"]
+    assert text in run.texts and "px (" in text and "% of the body) from the reference's on average; worst" in text
+    blue = (np.array(picture()[2, 2]) * DIMMED).astype(int)
+    assert abs(overlay[0][2, 2].astype(int) - blue).max() <= 1, "the picture lies below"
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_align_poses_runs_with_every_fit(server, fit):
+    run = server.run(align_prompt(6, fit=fit, driving=literal(standing(6, sway=9.0))))
+    assert run.succeeded, run.error
+
+
+def test_align_poses_runs_alone_and_shows_its_pictures_again_when_nothing_changed(server):
+    nodes = align_prompt(3)
+    del nodes["save"], nodes["image"]
+    runs = [server.run(nodes) for _ in range(2)]
+    shown = [data["output"]["images"] for run in runs for data in run.of("executed") if data["node"] == "align"]
+    assert len(shown) == 2 and shown[0] == shown[1]
+
+
+def test_a_picture_that_is_not_the_references_is_noted(server):
+    wide = standing(1).fitted(256, 128)
+    run = server.run(align_prompt(2, picture=["image", 0], reference=literal(wide)))
+    assert "the picture is 128x128, the reference pose's canvas 256x128" in run.outputs["align"]["text"][0]
 
 
 def test_face_optimisation_reaches_the_face_and_its_switches_work(server):

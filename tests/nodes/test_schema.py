@@ -15,7 +15,7 @@ WIDGETS = {
     "StableAnimatorExtractPoses": [
         "detector", "person", "everyone", "min_person_score", "min_score", "fill_gap", "smooth", "download",
     ],
-    "StableAnimatorAlignPoses": ["method", "per_frame", "proportions"],
+    "StableAnimatorAlignPoses": ["method", "fit", "proportions"],
     "StableAnimatorDrawPoses": ["width", "height"],
     "StableAnimatorEncodeFace": ["choose"],
     "StableAnimatorHJBOptions": [
@@ -30,7 +30,7 @@ SOCKETS = {
     "StableAnimatorLoadModel": ([], ["STABLEANIMATOR_MODEL"]),
     "StableAnimatorExample": ([], ["IMAGE", "POSE_KEYPOINT", "POSE_KEYPOINT"]),
     "StableAnimatorExtractPoses": (["images"], ["POSE_KEYPOINT"]),
-    "StableAnimatorAlignPoses": (["driving", "reference"], ["POSE_KEYPOINT"]),
+    "StableAnimatorAlignPoses": (["driving", "reference", "picture"], ["POSE_KEYPOINT", "IMAGE"]),
     "StableAnimatorDrawPoses": (["poses", "model"], ["IMAGE"]),
     "StableAnimatorEncodeFace": (["model", "reference", "reference_pose"], ["STABLEANIMATOR_FACE"]),
     "StableAnimatorHJBOptions": ([], ["STABLEANIMATOR_HJB"]),
@@ -68,6 +68,14 @@ def test_everything_is_explained(info, node):
     for name, (_, options) in inputs_of(schema).items():
         assert len(options.get("tooltip", "")) > 15, f"{node}.{name} has no tooltip"
     assert all(schema["output_tooltips"])
+
+
+@pytest.mark.parametrize("name", ["method", "fit"])
+def test_every_choice_of_an_alignment_is_explained(server, info, name):
+    _, options = inputs_of(info["StableAnimatorAlignPoses"])[name]
+    page = server.text("/extensions/StableAnimator/docs/StableAnimatorAlignPoses.md")
+    unexplained = [choice for choice in options["options"] if f"{choice}: " not in options["tooltip"]]
+    assert not unexplained and all(f"`{choice}`" in page for choice in options["options"])
 
 
 @pytest.mark.parametrize("node", WIDGETS)
