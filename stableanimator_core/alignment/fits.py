@@ -25,6 +25,9 @@ MOST_DEGREES = 35.0
 
 # Standard deviation in frames of the Gaussian that smooths: about a second of video counts.
 SMOOTH = 8.0
+# So much of a body's slow course through the picture is taken for the camera's: from the body alone it can't be told
+# who moved. On pairs whose cameras pan, zoom and walk, half was best, however far the cameras went.
+CAMERA_SHARE = 0.5
 # What a frame without a fit of its own weighs against one with: it holds long gaps together.
 GAP = 1e-3
 
@@ -67,8 +70,9 @@ def follow_frames(
 
     fit: "frames" or "smooth" of FITS. Own fits that are not plausible beside the base do not take part.
     "frames": a frame without a fit of its own takes the nearest one's.
-    "smooth": the departures, as size, angle and where the body goes, are smoothed over about a second, every frame
-    weighing by how alike the postures are; a clip of fewer than WINDOW frames is too short for that and keeps `found`.
+    "smooth": how size and place depart since the clip's beginning is smoothed over about a second, frames weighing by
+    how alike the postures are, and CAMERA_SHARE of it is followed; not the angle, as bodies lean more often than
+    cameras do. A clip of fewer than WINDOW frames is too short for that and keeps `found`.
     Returns the transforms of F frames and how many fits were not plausible. good holds one frame at least.
     """
     where = good.nonzero().squeeze(1)  # [G]
@@ -97,13 +101,13 @@ def repeated(transform: Similarity, frames: int) -> Similarity:
 
 def _smooth(own: Similarity, base: Similarity, centre: Tensor, where: Tensor, vote: Tensor, frames: int) -> Similarity:
     """Smooth transforms of all frames from those of the frames `where` [G]. centre: [G, 2] px, the body in them."""
-    departure = compose(own, inverse(repeated(base, len(where))))
     at = smoothed(base.apply(centre[None])[0], where, vote, frames)  # [F, 2], a slow path near the body
+    departure = compose(own, inverse(repeated(base, len(where))))
     shift = departure.apply(at[where][:, None]).squeeze(1) - at[where]
-    values = torch.cat([departure.scale.log()[:, None], departure.angle[:, None], shift], 1)  # [G, 4]
-    growth, angle, *shift = smoothed(values, where, vote, frames).unbind(1)
-    slow = Similarity.through(growth.exp(), angle, at, at + torch.stack(shift, 1))
-    return compose(slow, repeated(base, frames))
+    course = smoothed(torch.cat([departure.scale.log()[:, None], shift], 1), where, vote, frames)  # [F, 3]
+    course = CAMERA_SHARE * (course - course[where[:WINDOW]].mean(0))
+    growth, shift = course[:, 0], course[:, 1:]
+    return compose(Similarity.through(growth.exp(), torch.zeros_like(growth), at, at + shift), repeated(base, frames))
 
 
 def smoothed(values: Tensor, where: Tensor, weight: Tensor, frames: int) -> Tensor:

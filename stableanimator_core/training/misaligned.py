@@ -33,10 +33,10 @@ from .bodies import (
     unit,
     with_middles,
 )
-from .cameras import FRAMINGS, NEAREST, Camera, draw_cameras, draw_sizes, outline
+from .cameras import FRAMINGS, NEAREST, Camera, Handheld, Steep, draw_cameras, draw_sizes, handheld, outline
 from .draws import Draws
 
-__all__ = ["FRAMINGS", "KINDS", "Motions", "PairSettings", "Pairs", "Shapes", "make_pairs"]
+__all__ = ["FRAMINGS", "KINDS", "Handheld", "Motions", "PairSettings", "Pairs", "Shapes", "Steep", "make_pairs"]
 
 KINDS = ("same pose", "other pose", "sits", "crouches", "kneels", "turned away")  # the reference's pose
 SAME, OTHER, SIT, CROUCH, KNEEL, AWAY = range(len(KINDS))
@@ -118,6 +118,8 @@ class PairSettings:
     roll: float = 4.0
     closest: float = 0.7  # the nearest that any joint comes to the camera, in distances of where it is aimed
     offset: float = 1.0
+    steep: Steep | None = None  # the driver's camera is such a one
+    handheld: Handheld | None = None  # the driver's camera moves
 
     # What the detector sees.
     p_turned_face: float = 0.7  # clips in which faces are lost when they turn from the camera, and far ears
@@ -160,6 +162,7 @@ class Pairs(NamedTuple):
     reference_size: Tensor  # [B, 2] px
     kind: Tensor  # [B] int64, index into KINDS
     framing: Tensor  # [B, 2] int64, indices into FRAMINGS, driver and reference
+    yaw: Tensor  # [B] radians, the driver's heading at frame 0 relative to the camera, which 0 faces; to their left
 
 
 @torch.no_grad()
@@ -196,7 +199,10 @@ def make_pairs(
         for camera, person, rows in zip(cameras, (driver[:, 0], reference), bodies, strict=True)
     ]
 
-    clean, driving, inside = _detected(driver, cameras[0], sizes[0], heights[0], settings, draws)
+    filmed = cameras[0].of_frames(settings.frames)
+    if settings.handheld is not None:
+        filmed = handheld(cameras[0], settings.frames, heights[0], settings.handheld, draws)
+    clean, driving, inside = _detected(driver, filmed, sizes[0], heights[0], settings, draws)
     _, found, found_inside = _detected(reference[:, None], cameras[1], sizes[1], heights[1], settings, draws)
     kept, kept_frame = _kept(inside, found_inside, draws)
     lost = draws.uniform((2, batch), *settings.missing)
@@ -214,6 +220,7 @@ def make_pairs(
         reference_size=sizes[1],
         kind=kind,
         framing=framing,
+        yaw=yaw,
     )
     return _only_good(pairs)
 
@@ -323,7 +330,7 @@ def _cameras(
         draw_cameras(
             people[one], shown[one], near[one], framing[:, one], sizes[one], draws, focal=settings.focal,
             height=settings.camera_height, pitch=settings.pitch, roll=settings.roll, closest=settings.closest,
-            offset=settings.offset,
+            offset=settings.offset, steep=(settings.steep, None)[one],
         )
         for one in range(2)
     ]  # fmt: skip
@@ -339,11 +346,11 @@ def _detected(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Joints of people [B, F, 20, 3] in px [B, F, 18, 2], then as a detector finds them, and where it can: bool.
 
-    Every clip has its own strength of jitter and of a slow error, and maybe sides that change places for a while.
-    What lies outside of the picture, or on a head that is turned away, is not found.
+    camera: one for every frame, B · F. Every clip has its own strength of jitter and of a slow error, and maybe sides
+    that change places for a while. What lies outside of the picture, or on a head that is turned away, is not found.
     """
-    clean, depth = camera.project(nodes[..., :18, :])
-    batch, frames = clean.shape[:2]
+    batch, frames = nodes.shape[:2]
+    clean, depth = (part.unflatten(0, (batch, frames)) for part in camera.project(nodes[..., :18, :].flatten(0, 1)))
     tall = height[:, None, None, None]
     swap = _swaps(batch, frames, settings.p_swap, draws)
     found = torch.where(swap[..., None], clean[:, :, MIRROR], clean)
@@ -358,7 +365,7 @@ def _detected(
 def _turned_from(nodes: Tensor, camera: Camera) -> Tensor:
     """Face joints that the head hides: nose and eyes from behind, an ear on the far side. bool [B, F, 18]."""
     ears = nodes[..., MID_EAR, :]
-    sight = unit(camera.eye[:, None] - ears)
+    sight = unit(camera.eye.view_as(ears) - ears)
     ahead = (unit(nodes[..., 0, :] - ears) * sight).sum(-1, keepdim=True)  # [B, F, 1]
     leftwards = (unit(nodes[..., 17, :] - nodes[..., 16, :]) * sight).sum(-1)
     hidden = torch.zeros((*ears.shape[:2], len(MIRROR)), dtype=torch.bool, device=nodes.device)
