@@ -39,6 +39,8 @@ def test_curve_breaks_where_nothing_is_known():
     for x, drawn in ((1.5, True), (3.5, False), (4.5, False), (5.5, False), (7.5, True)):
         column, row = chart.place(x, 0.5)
         assert red[row, column] == drawn, x
+    rows, columns = np.nonzero(red)
+    assert np.ptp(rows) <= 2 and columns.min() >= chart.left - 2, "lines to nowhere"
 
 
 def test_dot_and_its_label_stay_on_the_picture():

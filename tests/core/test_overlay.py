@@ -60,13 +60,22 @@ def test_three_skeletons_lie_where_their_joints_are(aligned, driving, reference)
     assert has(frames[3], RESULT)[y, x] and not has(frames[0], RESULT)[y, x]
 
 
-def test_driver_is_drawn_as_it_was_filmed(reference, driving):
-    small = driving.transformed(lambda points: points / 2)  # in the upper left quarter of its canvas
-    aligned = align(small, reference, "svd")
-    frame = drawn(aligned, small, reference)[0]
-    x, y = (small.body[0, 0, 10] * 2).round().astype(int)  # fitted into a canvas twice as large
+def test_driver_is_drawn_as_it_was_filmed(reference, stick_figure):
+    driving = Poses.from_openpose(stick_figure(1, 200, 400))
+    low = driving.transformed(lambda points: 0.5 * points + (0, 200))
+    frame = drawn(align(low, reference, "svd"), low, reference)[0]
+    x, y = (low.body[0, 0, 10] * 1.28 + (128, 0)).round().astype(int)  # fitted: as high as the canvas, in its middle
     assert has(frame, DRIVER)[y, x]
-    assert not has(frame[300:512], DRIVER).any()
+    assert not has(frame[:200], DRIVER).any()
+
+
+def test_all_lies_right_on_a_canvas_that_is_enlarged(driving, stick_figure):
+    reference = Poses.from_openpose(stick_figure(1, 256, 128))
+    aligned = align(driving, reference, "svd")
+    frame = drawn(aligned, driving, reference)[3]
+    for poses, index, colour in ((reference, 0, REFERENCE), (aligned.poses, 3, RESULT)):
+        x, y = (2 * poses.body[index, 0, 10]).round().astype(int)
+        assert has(frame, colour)[y, x]
 
 
 def test_result_covers_the_driver_and_leaves_the_reference_to_be_seen(reference):
@@ -130,6 +139,11 @@ def test_captions_tell_frame_distance_share_and_the_worst():
     assert overlay._captions(np.array([2.0]), 0.0) == ["frame 0: 2.0 px off"]
 
 
+def test_every_frame_has_its_own_caption(aligned, driving, reference):
+    feet = drawn(aligned, driving, reference)[:, 512:]
+    assert len({foot.tobytes() for foot in feet}) == 4
+
+
 def test_text_fits_the_width(stick_figure, driving):
     reference = Poses.from_openpose(stick_figure(1, 200, 1000))
     frame = drawn(align(driving, reference, "svd"), driving, reference)[3]
@@ -149,7 +163,7 @@ def test_nobody_and_far_points_are_no_error(driving):
     aligned = align(driving, empty, "none")
     assert has(drawn(aligned, driving, empty), RESULT).any()
     assert draw_summary(aligned.poses, driving, empty, aligned.residual).any()
-    far = driving.transformed(lambda points: points * 1e5)
+    far = driving.transformed(lambda points: points * 1e9)
     draw_alignment(far, far, empty, aligned.residual)
 
 
