@@ -18,7 +18,7 @@ def image_to_pixels(image: Tensor) -> np.ndarray:
 
 def pixels_to_image(pixels: np.ndarray) -> Tensor:
     """uint8 [F, H, W, 3] RGB -> IMAGE."""
-    return torch.from_numpy(pixels.astype(np.float32) / 255)
+    return torch.from_numpy(pixels).float().div_(255)  # in place: clips are large
 
 
 def frames_to_image(frames: Tensor) -> Tensor:
