@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .alignment import align
+from .alignment import WITH_ALIGNER, align
 from .conditioning import build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser
 from .errors import FaceError, InputError, WeightsError
@@ -127,7 +127,7 @@ class StableAnimator:
         settings = SamplingConfig.for_model(models.config, **sampling)
         hjb = model_hjb(models.config, settings.steps) if hjb is None else hjb
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
-        aligner = load_aligner() if align_method == "learned" else None
+        aligner = load_aligner() if align_method in WITH_ALIGNER else None
         aligned = align(driving, picture_pose, align_method, fit=align_fit, aligner=aligner, proportions=proportions)
         notes = [*_aspect_notes(reference_pose, reference), *aligned.notes]
         with torch.no_grad():

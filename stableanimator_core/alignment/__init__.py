@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,16 +14,22 @@ from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
 from .fits import FITS, fit_clip, fittable_frames, follow_frames, repeated, shared_trust
-from .guidance import WINDOW
+from .guidance import WINDOW, place_of
 from .learned import FEW_JOINTS, NOTED_DEGREES, doubt_note, fit_learned
 from .network import AlignmentNet
+from .perspective import chained_affine, chained_homography, fit_alike, fit_upright, resized
 from .polyfit import JOINTS, fit_line
+from .projective import Affine, Homography, fit_affine, fit_homography
 from .retarget import retarget
 from .similarity import Similarity, fit_similarity, fit_similarity_robust
 
 __all__ = [
-    "FITS", "METHODS", "Alignment", "AlignmentNet", "Similarity", "align", "fit_similarity", "fit_similarity_robust",
+    "FITS", "METHODS", "WITH_ALIGNER", "Affine", "Alignment", "AlignmentNet", "Homography", "Similarity", "align",
+    "fit_similarity", "fit_similarity_robust",
 ]  # fmt: skip
+
+# Methods that use an aligner; all but "learned" do without one, too.
+WITH_ALIGNER = ("learned", "affine", "homography")
 
 # Stretch of v1's bodies beyond which the user is told.
 NOTED_STRETCH = 0.02
@@ -37,7 +44,7 @@ class Alignment:
     """
 
     poses: Poses
-    transform: Similarity | None  # of F frames, float64; None for "none" and "v1", which fit no similarity
+    transform: Similarity | Affine | Homography | None  # of F frames, float64; None for "none" and "v1"
     residual: np.ndarray  # [F] px
     method: str
     notes: tuple[str, ...]
@@ -53,6 +60,10 @@ def align(
     reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
     "learned": svd's fit as `aligner`, a trained AlignmentNet, corrects it: two bodies of other proportions, seen from
     elsewhere, in other postures. It needs no shared joints.
+    "affine": what learned finds, or without an aligner svd in the size of both bodies' bones; stretched on top of that
+    as frames in the reference's posture say, if there are any. For videos that are squeezed.
+    "homography": the same with perspective, of which what the driver's bones show is taken out before. For drivers
+    filmed from above, from below or close up.
     "v1": the fit of the published StableAnimator v1 code, to compare with: one line through the heights of all frames
     that show one person alone. It stretches a body when the canvases differ in aspect, knows no rotation, and weak or
     wrong driving joints count as much as good ones.
@@ -69,13 +80,13 @@ def align(
         raise InputError(f"alignment '{method}' is unknown; use {' or '.join(METHODS)}")
     if fit not in FITS:
         raise InputError(f"alignment fit '{fit}' is unknown; use {' or '.join(FITS)}")
-    network = (aligner,) if method == "learned" else ()
+    network = (aligner,) if method in WITH_ALIGNER else ()
     aligned = METHODS[method](driving, reference, fit, min_score, *network)
     return _with_proportions(aligned, driving, reference, min_score) if proportions else aligned
 
 
 def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_score: float) -> Alignment:
-    if aligned.transform is None:
+    if not isinstance(aligned.transform, Similarity):
         note = f"proportions have no effect: method {aligned.method} fits no similarity"
         return replace(aligned, notes=(*aligned.notes, note))
     target, shown = _reference_person(reference, min_score)
@@ -130,6 +141,36 @@ def _align_learned(
     return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), "learned", notes)
 
 
+def _align_beyond(
+    method: str, driving: Poses, reference: Poses, fit: str, min_score: float, aligner: AlignmentNet | None
+) -> Alignment:
+    """ "affine" and "homography": a similarity's place, and what is left to a richer fit."""
+    _require_somebody(driving, reference, min_score)
+    target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
+    body, seen = _body(driving), _visible(driving, min_score)  # [F, 18, 2], [F, 18]
+    upright, view = driving, None
+    if method == "homography":
+        view = fit_upright(body, seen)
+        upright = _transformed(driving, view, driving)
+    if aligner is None:
+        placed = _align_svd(upright, reference, fit, min_score)
+        place = resized(placed.transform, _body(upright), seen, target, shown)
+    else:
+        placed = _align_learned(upright, reference, fit, min_score, aligner)
+        place = placed.transform
+    fit_rest = fit_affine if method == "affine" else fit_homography
+    rest = fit_alike(place.apply(_body(upright)), seen, target, shown, fit_rest)
+    if method == "affine":
+        transform = chained_affine(place, rest)
+    else:
+        transform = chained_homography(view, place, rest, place_of(body[None], seen[None]).centre[0])
+    poses = _transformed(driving, transform, reference)
+    notes = placed.notes
+    if rest is None:
+        notes = (*notes, f"no frame has the reference's posture: {method} has nothing to compare")
+    return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), method, notes)
+
+
 def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
     if not reference.people or not reference.visible(min_score)[:, 0].any():
         raise _nobody(reference, "reference", min_score)
@@ -164,6 +205,8 @@ def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> A
 METHODS: dict[str, Callable[..., Alignment]] = {
     "svd": _align_svd,
     "learned": _align_learned,
+    "affine": partial(_align_beyond, "affine"),
+    "homography": partial(_align_beyond, "homography"),
     "v1": _align_v1,
     "none": _align_none,
 }
@@ -175,7 +218,7 @@ def _require_somebody(driving: Poses, reference: Poses, min_score: float) -> Non
             raise _nobody(poses, whose, min_score)
 
 
-def _transformed(driving: Poses, transform: Similarity, reference: Poses) -> Poses:
+def _transformed(driving: Poses, transform: Similarity | Affine | Homography, reference: Poses) -> Poses:
     """Everybody, moved by one transform per frame onto the reference's canvas."""
     return driving.transformed(
         lambda points: transform.apply(torch.from_numpy(points)).numpy(),

@@ -116,10 +116,10 @@ def _fit(src: Tensor, dst: Tensor, weight: Tensor, most: int) -> tuple[Tensor, T
     rest = fit_similarity(warped, b, listened)
     size = weighted_spread(b, listened) / weighted_spread(warped, listened)
     rest = rest.through(size, rest.angle, weighted_mean(warped, listened), weighted_mean(b, listened))
-    out = _matrix(rest.scale[:, None, None] * rest.rotation, rest.translation)
+    out = affine_matrix(rest.scale[:, None, None] * rest.rotation, rest.translation)
     eye = torch.eye(2, dtype=a.dtype, device=a.device).expand(len(a), 2, 2)
-    back = _matrix(spread[:, None, None] * eye, centre)
-    into = _matrix(
+    back = affine_matrix(spread[:, None, None] * eye, centre)
+    into = affine_matrix(
         (similarity.scale / spread)[:, None, None] * similarity.rotation,
         (similarity.translation - centre) / spread[:, None],
     )
@@ -150,12 +150,12 @@ def _linear(solution: Tensor) -> Tensor:
 
 
 def _homography(solution: Tensor) -> Tensor:
-    matrix = _matrix(_linear(solution), solution[:, 4:6])
+    matrix = affine_matrix(_linear(solution), solution[:, 4:6])
     matrix[:, 2, :2] = solution[:, 6:]
     return matrix
 
 
-def _matrix(linear: Tensor, shift: Tensor) -> Tensor:
+def affine_matrix(linear: Tensor, shift: Tensor) -> Tensor:
     """linear [F, 2, 2] and shift [F, 2] as one matrix [F, 3, 3]."""
     matrix = torch.eye(3, dtype=linear.dtype, device=linear.device).repeat(len(linear), 1, 1)
     matrix[:, :2, :2] = linear

@@ -29,7 +29,10 @@ def whole(low: int, high: int | None = None):
 
 SEED = whole(0, 2**63 - 1)
 FRAME_RATES = (0.1, 240.0)  # frames per second
-ALIGN_METHODS = "learned (default), svd, v1 (the published rule, to compare with) or none"  # without torch
+ALIGN_METHODS = (  # without torch
+    "learned (default), svd, affine (also stretches, for squeezed videos), homography (also takes out perspective, for "
+    "drivers filmed from above, below or close up), v1 (the published rule, to compare with) or none"
+)
 ALIGN_FITS = "clip (default): one transform; smooth: follows a moving camera; frames: pins every frame by itself"
 PROPORTIONS = "give the motion the picture's bone lengths, too: for bodies that differ much"
 

@@ -112,11 +112,9 @@ def _print_alignment(scores: dict[str, Any], report: Report) -> None:
     report.line(f"{'':55}    mean  median    95th  worse than none  failed  travel kept")
     for name, row in scores["methods"].items():
         if row is not None:
-            path = scores["travel"][name]
-            kept = "" if path["ratio"] is None else f"{path['ratio']:7.2f} (corr. {path['correlation']:.2f})"
             report.line(
                 f"{name:55} {row['dis']:7.4f} {row['dis_median']:7.4f} {row['dis_p95']:7.4f} "
-                f"{row['worse_than_none']:16d} {row['failed']:7d} {kept}"
+                f"{row['worse_than_none']:16d} {row['failed']:7d} {_kept(scores['travel'][name])}"
             )
     methods = [name for name, row in scores["methods"].items() if row is not None]
     report.line(f"{'mean distance':55} {'pairs':>7} " + " ".join(f"{name:>8}" for name in methods))
@@ -128,7 +126,19 @@ def _print_alignment(scores: dict[str, Any], report: Report) -> None:
         title = f"{100 * float(share):.0f} % of the joints missing"
         values = (f"{rows[name]['dis']:8.4f}" if rows.get(name) else 8 * " " for name in methods)
         report.line(f"{title:55} {scores['pairs']:7d} " + " ".join(values))
+    for group, title in (("perspective", "filmed steeply"), ("moving_camera", "moving camera")):
+        special = scores[group]
+        report.line(f"{title + ', ' + str(special['pairs']) + ' pairs':55}    mean  median    95th  travel kept")
+        for name, row in special["methods"].items():
+            report.line(
+                f"  {name:53} {row['dis']:7.4f} {row['dis_median']:7.4f} {row['dis_p95']:7.4f} {_kept(row['travel'])}"
+            )
     report.line(f"{scores['seconds_per_1000_frames']:.2f} s per 1000 frames")
+
+
+def _kept(travel: dict[str, Any]) -> str:
+    """How a path survives, for people; nothing where nobody goes anywhere."""
+    return "" if travel["ratio"] is None else f"{travel['ratio']:7.2f} (corr. {travel['correlation']:.2f})"
 
 
 def _rounded(value: Any) -> Any:

@@ -113,7 +113,7 @@ def extract_command(args: argparse.Namespace, report: Report) -> dict:
 
 def align_command(args: argparse.Namespace, report: Report) -> dict:
     """Align one pose file to another."""
-    from ..alignment import align
+    from ..alignment import WITH_ALIGNER, align
     from ..keypoints import Poses
     from ..pose.overlay import body_height, draw_alignment, draw_summary, residual_sentence, shape_note
     from ..video import write_image, write_video
@@ -127,7 +127,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         reference,
         args.method,
         fit=args.fit,
-        aligner=load_aligner() if args.method == "learned" else None,
+        aligner=load_aligner() if args.method in WITH_ALIGNER else None,
         proportions=args.proportions,
         min_score=args.min_score,
     )

@@ -10,17 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..alignment import Similarity, align, fit_similarity
+from ..alignment import FITS, Similarity, align, fit_similarity
 from ..alignment.guidance import guide
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
-from ..training.misaligned import FRAMINGS, KINDS, Motions, Pairs, PairSettings, Shapes, make_pairs
+from ..training.misaligned import (
+    FRAMINGS,
+    KINDS,
+    Handheld,
+    Motions,
+    Pairs,
+    PairSettings,
+    Shapes,
+    Steep,
+    make_pairs,
+)
 from ..video.charts import Chart
 
-ALIGNED = ("none", "v1", "svd", "learned")  # methods of `align` that are measured; the oracle comes on top
+# Methods of `align` that are measured; the oracle comes on top.
+ALIGNED = ("none", "v1", "svd", "affine", "homography", "learned")
+FEWER = 4  # times fewer pairs of each special camera
 MISSING = (0.3, 0.5, 0.7)  # shares of the joints that are lost in the harder rows
 ORACLE_STEPS = 30
-SIDE = 0.3  # shoulders this narrow for the trunk's length, and narrower, are a side view
 TRAVELS = 0.05  # body heights, root mean square: a pelvis that moves more has a path to speak of
 
 
@@ -46,7 +57,9 @@ def evaluate_alignment(
     A pair on which a method raises counts as failed, and with the dis of "none", which is what a user is left with.
     travel: the aligned pelvis's path against the truth's where it moves at least TRAVELS: correlation and ratio of
     lengths, medians over those pairs; 1 and 1 is perfect.
-    learned is None throughout without an aligner. fit: of svd and learned, one of FITS.
+    perspective: pairs of their own whose drivers are filmed steeply from close by; moving_camera: such whose drivers'
+    camera pans, zooms and walks, with svd and learned in all FITS, whatever `fit` says.
+    learned is None throughout without an aligner, which affine and homography use, too. fit: one of FITS.
     on_pairs(done, all) reports progress.
     Raises InputError for pairs or frames below 1.
     """
@@ -55,12 +68,16 @@ def evaluate_alignment(
     made = misaligned_pairs(motions, shapes, pairs, frames=frames, seed=seed)
     methods = [name for name in ALIGNED if name != "learned" or aligner is not None]
     tried = [name for name in ("svd", "learned") if name in methods]
-    total, done = pairs * (len(methods) + len(MISSING) * len(tried)), 0
+    few = -(-pairs // FEWER)
+    special_fits = len(methods) + 1 + len(tried) * len(FITS)
+    total, done = pairs * (len(methods) + len(MISSING) * len(tried)) + few * special_fits, 0
 
-    def measured(method: str, given: Pairs, fallback: Outcome | None) -> Outcome:
+    def measured(
+        method: str, given: Pairs, fallback: Outcome | None, truth: Pairs | None = None, fit: str = fit
+    ) -> Outcome:
         nonlocal done
-        outcome = _outcome(method, given, made, fallback, aligner, fit)
-        done += pairs
+        outcome = _outcome(method, given, given if truth is None else truth, fallback, aligner, fit)
+        done += len(given.clean)
         if on_pairs is not None:
             on_pairs(done, total)
         return outcome
@@ -71,8 +88,10 @@ def evaluate_alignment(
     missing: dict[str, Any] = {}
     for share in MISSING:
         poorer = misaligned_pairs(motions, shapes, pairs, frames=frames, seed=seed, missing=(share, share))
-        rows = {name: measured(name, poorer, none) for name in tried}
+        rows = {name: measured(name, poorer, none, made) for name in tried}
         missing[f"{share:g}"] = {name: _summary(rows.get(name), none) for name in ("svd", "learned")}
+    steep = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, steep=Steep())
+    moving = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, handheld=Handheld())
     distances = {name: outcome.distance for name, outcome in outcomes.items()}
     timed = outcomes["learned" if aligner is not None else "svd"]
     scores = {
@@ -82,6 +101,8 @@ def evaluate_alignment(
         "framings": _rows(distances, made.framing @ torch.tensor([len(FRAMINGS), 1]), FRAMING_PAIRS),
         "views": _rows(distances, is_side_view(made).long(), ("front or back", "side")),
         "travel": {name: travel(outcome.moved, made) for name, outcome in outcomes.items()},
+        "perspective": _special(measured, steep, {name: (name, fit) for name in methods[1:]}),
+        "moving_camera": _special(measured, moving, {f"{name}, {way}": (name, way) for name in tried for way in FITS}),
         "worse_than_none": None if aligner is None else int((distances["learned"] > distances["none"]).sum()),
         "pairs": pairs,
         "frames": frames,
@@ -96,10 +117,14 @@ FRAMING_PAIRS = tuple(f"driver {driver}, reference {reference}" for driver in FR
 
 
 def misaligned_pairs(
-    motions: Motions, shapes: Shapes, pairs: int, *, frames: int, seed: int, missing: tuple[float, float] = (0.0, 0.0)
-) -> Pairs:
-    """Pairs on the CPU, given by the seed. Another share of missing joints leaves them the same otherwise."""
-    settings = PairSettings(frames=frames, missing=missing)
+    motions: Motions, shapes: Shapes, pairs: int, *, frames: int, seed: int, missing: tuple[float, float] = (0.0, 0.0),
+    steep: Steep | None = None, handheld: Handheld | None = None,
+) -> Pairs:  # fmt: skip
+    """Pairs on the CPU, given by the seed. Another share of missing joints leaves them the same otherwise.
+
+    steep, handheld: cameras of the drivers, see PairSettings.
+    """
+    settings = PairSettings(frames=frames, missing=missing, steep=steep, handheld=handheld)
     return make_pairs(motions, shapes, settings, pairs, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
@@ -156,11 +181,8 @@ def summary(distance: np.ndarray) -> dict[str, float]:
 
 
 def is_side_view(pairs: Pairs) -> Tensor:
-    """Whether the driver is seen from the side for most of the clip, bool [B]."""
-    body = pairs.clean  # [B, F, 18, 2]
-    across = (body[..., 2, :] - body[..., 5, :]).norm(dim=-1)  # [B, F]
-    trunk = (body[..., 1, :] - body[..., (8, 11), :].mean(-2)).norm(dim=-1)
-    return (across / trunk.clamp_min(1e-6)).median(dim=1).values < SIDE
+    """Whether the driver begins turned to a side rather than to or from the camera, bool [B]."""
+    return pairs.yaw.sin().abs() > pairs.yaw.cos().abs()
 
 
 def travel(moved: Tensor, pairs: Pairs) -> dict[str, float | int | None]:
@@ -183,8 +205,8 @@ def travel(moved: Tensor, pairs: Pairs) -> dict[str, float | int | None]:
 def draw_curves(distances: Mapping[str, np.ndarray], *, width: int = 960, height: int = 600) -> np.ndarray:
     """Share of the pairs (y) that are within a distance (x, logarithmic): one curve per method, uint8 RGB picture."""
     colours = {
-        "none": (150, 150, 150), "v1": (200, 120, 0), "svd": (30, 100, 200), "learned": (200, 30, 60),
-        "oracle": (30, 140, 60),
+        "none": (150, 150, 150), "v1": (200, 120, 0), "svd": (30, 100, 200), "affine": (120, 170, 220),
+        "homography": (130, 60, 170), "learned": (200, 30, 60), "oracle": (30, 140, 60),
     }  # fmt: skip
     low, high = -3.0, 1.0  # of log10
     chart = Chart(width, height, (low, high), (0, 1))
@@ -259,6 +281,22 @@ def _summary(outcome: Outcome | None, none: Outcome) -> dict[str, float] | None:
     return summary(outcome.distance) | {
         "worse_than_none": int((outcome.distance > none.distance).sum()),
         "failed": int(outcome.failed.sum()),
+    }
+
+
+def _special(measured: Callable[..., Outcome], pairs: Pairs, rows: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    """A set of pairs of its own: distances, and how the pelvis's path survives. rows: method and fit by their title."""
+    none = measured("none", pairs, None)
+    outcomes = {"none": none}
+    for title, (method, fit) in rows.items():
+        outcomes[title] = measured(method, pairs, none, fit=fit)
+    outcomes["oracle"] = _oracle_outcome(pairs)
+    return {
+        "pairs": len(pairs.clean),
+        "methods": {
+            title: summary(outcome.distance) | {"travel": travel(outcome.moved, pairs)}
+            for title, outcome in outcomes.items()
+        },
     }
 
 

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from test_alignment import STANDING, person, placed
 from torch import nn
 
-from stableanimator_core.alignment import align
+from stableanimator_core.alignment import FITS, WITH_ALIGNER, align
 from stableanimator_core.alignment.fits import MOST_DEGREES, MOST_GROWTH
 from stableanimator_core.alignment.guidance import WINDOW, guide
 from stableanimator_core.alignment.network import FIRST_FRAMES, MOST_FRAMES, AlignmentNet
 from stableanimator_core.alignment.similarity import Similarity
 from stableanimator_core.errors import InputError, PoseError, WeightsError
+from stableanimator_core.keypoints import Poses
 from stableanimator_core.weights.aligner import load_aligner, save_aligner
 
 BODY = torch.from_numpy(STANDING).float()
@@ -265,6 +266,31 @@ def test_everybody_and_every_part_take_the_first_persons_transform():
         moved = getattr(found.poses, name).reshape(6, -1, 2)
         np.testing.assert_allclose(moved, found.transform.apply(points), atol=1e-9)
     assert found.notes == ("the clip is turned by 10 degrees",)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("method", WITH_ALIGNER)
+def test_every_method_and_fit_moves_everybody_alike(method, fit):
+    body = clip(8).body[:, 0]
+    poses = dataclasses.replace(
+        Poses.empty(8, 512, 512, people=2), body=np.stack([body, body[:, ::-1]], 1),
+        body_score=np.stack([np.ones((8, 18)), np.full((8, 18), 0.1)], 1),
+    )  # fmt: skip
+    moved = align(poses, person(placed(size=400)), method, fit=fit, aligner=constant(1.2)).poses.body
+    np.testing.assert_allclose(moved[:, 1], moved[:, 0, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["affine", "homography"])
+def test_richer_fits_stand_on_the_networks_place(method):
+    reference = person(placed(size=400))
+    plain, grown = (align(clip(), reference, method, aligner=constant(growth)) for growth in (1.0, 1.5))
+    spread = [np.std(found.poses.body[0, 0], axis=0) for found in (plain, grown)]
+    np.testing.assert_allclose(spread[1] / spread[0], 1.5, rtol=0.05)
+
+
+def test_smooth_keeps_the_networks_correction():
+    found = align(clip(30), person(placed(size=400)), "learned", fit="smooth", aligner=constant(1.5)).transform
+    np.testing.assert_allclose(found.scale, 3, rtol=1e-4)
 
 
 def test_works_under_inference_mode_and_needs_no_gradient():

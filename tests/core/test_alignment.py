@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stableanimator_core.alignment import FITS, METHODS, Similarity, align, fit_similarity, fit_similarity_robust
+from stableanimator_core.alignment.fits import CAMERA_SHARE, SMOOTH, WINDOW, smoothed
 from stableanimator_core.errors import InputError, PoseError
 from stableanimator_core.keypoints import Poses
 
@@ -189,6 +190,123 @@ def test_own_travel_survives_scaled_and_a_fit_per_frame_pins_the_person():
     assert np.abs(moved[:5].mean(0) - placed(size=400, x=250, y=60)).max() < 1e-6  # the clip's beginning counts
     pinned = align(person(walk), reference, fit="frames").poses.body[:, 0]
     np.testing.assert_allclose(pinned, np.repeat(reference.body[0], 30, 0), atol=1e-6)
+
+
+def filmed(path, zoom=None, size=200.0):
+    """A person whose place [F, 2] in px and size, as a factor [F], a camera changes."""
+    zoom = np.ones(len(path)) if zoom is None else zoom
+    return zoom[:, None, None] * placed(size=size, x=0, y=0) + np.asarray(path)[:, None] + 300
+
+
+def test_smooth_follows_its_share_of_a_slow_pan_and_leaves_quick_motion():
+    time = np.arange(60)
+    pan = np.stack([5.0 * time, 0 * time], -1)
+    hop = np.stack([0 * time, -30.0 * (time == 30)], -1)
+    moved = align(person(filmed(pan + hop)), person(placed(size=400)), fit="smooth").poses.body[:, 0].mean(1)
+    left = 2 * 5 * (1 - CAMERA_SHARE)  # px a frame, in a picture of twice the size
+    np.testing.assert_allclose(np.diff(moved[:28, 0]), left, atol=1e-6)
+    np.testing.assert_allclose(moved[30, 1] - moved[[29, 31], 1].mean(), -60, atol=1)
+
+
+def test_smooth_follows_its_share_of_a_zoom():
+    zoom = np.exp(np.linspace(0, 0.6, 50))
+    found = align(person(filmed(np.zeros((50, 2)), zoom)), person(placed(size=400)), fit="smooth").transform
+    growth = np.log(found.scale.numpy() / found.scale.numpy()[0])
+    np.testing.assert_allclose(growth, -CAMERA_SHARE * np.linspace(0, 0.6, 50), atol=1e-6)
+    assert found.angle.abs().max() < 1e-9
+
+
+def test_smooth_begins_where_the_clip_does_and_knows_no_lean():
+    lean = np.stack([placed(size=200, degrees=degrees) for degrees in np.linspace(-10, 10, 40)])
+    clip, smooth = (align(person(lean), person(placed(size=400)), fit=fit).transform for fit in ("clip", "smooth"))
+    np.testing.assert_allclose(smooth.angle, clip.angle, atol=1e-9)
+    middle = torch.from_numpy(lean).mean(1, keepdim=True)
+    np.testing.assert_allclose(smooth.apply(middle)[:WINDOW].mean(0), clip.apply(middle)[:WINDOW].mean(0), atol=2)
+
+
+def test_smooth_bridges_gaps():
+    path = np.stack([4.0 * np.arange(80), np.zeros(80)], -1)
+    score = np.ones((80, 18))
+    score[20:60] = 0
+    found, whole = (
+        align(person(filmed(path), given), person(placed(size=400)), fit="smooth").transform for given in (score, None)
+    )
+    np.testing.assert_allclose(found.translation, whole.translation, atol=2)
+
+
+@pytest.mark.parametrize("frames", [1, WINDOW - 1])
+def test_smooth_leaves_clips_that_are_too_short_as_they_are(frames):
+    body = filmed(20.0 * np.arange(frames)[:, None] * (1, 0))
+    clip, smooth = (align(person(body), person(placed(size=400)), fit=fit) for fit in ("clip", "smooth"))
+    np.testing.assert_array_equal(smooth.poses.body, clip.poses.body)
+
+
+def test_a_line_stays_a_line_when_smoothed_and_noise_goes():
+    time = torch.arange(40, dtype=torch.float64)
+    where = torch.cat([torch.arange(12), torch.arange(20, 40)])
+    line = torch.stack([3 * time - 7, 5 - time], 1)
+    np.testing.assert_allclose(smoothed(line[where], where, torch.ones(32).double(), 40), line, atol=1e-3)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(400, 1)))
+    calm = smoothed(noise, torch.arange(400), torch.ones(400).double(), 400)
+    assert calm.std() < 1.3 / math.sqrt(2 * math.sqrt(math.pi) * SMOOTH)
+    heard = torch.ones(40).double()
+    line[17] += 500
+    heard[17] = 1e-6
+    np.testing.assert_allclose(smoothed(line, torch.arange(40), heard, 40)[10], (23, -5), atol=0.01)
+
+
+@pytest.mark.parametrize("fit", ["frames", "smooth"])
+@pytest.mark.parametrize("wrong", [dict(size=800.0), dict(degrees=80.0), dict(size=50.0)])
+def test_frames_with_an_implausible_fit_of_their_own_are_left_out(fit, wrong):
+    body = np.repeat(placed(size=200)[None], 30, 0)
+    expected = align(person(body), person(placed(size=400)), fit=fit).transform
+    body[[12, 13, 20]] = placed(**dict(size=200.0) | wrong)
+    found = align(person(body), person(placed(size=400)), fit=fit)
+    assert "3 of 30 frames have no plausible fit of their own: left out" in found.notes
+    assert_similar(found.transform, expected, scale=1e-6, angle=1e-6, shift=1e-3)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("method", ["affine", "homography", "v1", "none", "svd"])
+def test_everybody_goes_where_the_first_person_does(method, fit):
+    """Person 1, whom no fit may heed, has the first person's joints in another order: they must end up together."""
+    rng = np.random.default_rng(4)
+    body = filmed(np.cumsum(rng.normal(0, 6, (20, 2)), 0)) + rng.normal(0, 3, (20, 18, 2))
+    order = rng.permutation(18)
+    weak = np.repeat((np.arange(20)[:, None] >= 5) * 0.1, 18, 1)  # v1 needs frames of one person
+    poses = alone((body, np.ones((20, 18))), (body[:, order], weak))
+    poses.face[5:, 1, :18], poses.face_score[5:, 1, :18] = body[5:, order], 1
+    squeezed = placed(size=400) * (1.1, 1)
+    moved = align(poses, person(squeezed, width=700, height=900), method, fit=fit).poses
+    assert np.abs(moved.body[:, 0] - body).max() > 20
+    np.testing.assert_allclose(moved.body[5:, 1], moved.body[5:, 0, order], atol=1e-6)
+    np.testing.assert_allclose(moved.face[5:, 1, :18], moved.body[5:, 0, order], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["affine", "homography"])
+def test_a_squeezed_driver_is_stretched_again(method):
+    wide = filmed(4.0 * np.arange(12)[:, None] * (1, 0)) * (0.85, 1)
+    found = align(person(wide), person(placed(size=400, x=150, y=40)), method)
+    moved = found.poses.body[:, 0]
+    np.testing.assert_allclose(moved - moved[:, 1:2], np.repeat(placed(400)[None] - placed(400)[1], 12, 0), atol=4)
+    left = align(person(wide), person(placed(size=400, x=150, y=40))).poses.body[:, 0]
+    assert np.abs((left - left[:, 1:2]) - (placed(400) - placed(400)[1])).max() > 8
+    np.testing.assert_allclose(moved[:5].mean((0, 1)), placed(size=400, x=150, y=40).mean(0), atol=4)
+    np.testing.assert_allclose(np.diff(moved[:, 1, 0]), 8, atol=0.3)  # travel, in the reference's size
+    assert found.method == method and found.notes == ()
+    assert len(found.transform.kind) == 12
+
+
+@pytest.mark.parametrize("method", ["affine", "homography"])
+def test_other_postures_stretch_nothing_and_are_told(method):
+    sitting = placed(size=400)
+    sitting[[9, 10, 12, 13]] = sitting[[8, 8, 11, 11]] + [(-90, 10), (-90, 90), (90, 10), (90, 90)]
+    sitting[[3, 4, 6, 7]] -= (0, 140)
+    found = align(person(filmed(np.zeros((8, 2)))), person(sitting), method)
+    assert found.notes[-1] == f"no frame has the reference's posture: {method} has nothing to compare"
+    if method == "affine":
+        linear = found.transform.matrix[0]
+        np.testing.assert_allclose(linear.mT @ linear / linear.det(), np.eye(2), atol=1e-9)
 
 
 def test_raised_arms_do_not_change_the_size_or_tilt_the_clip():
@@ -384,9 +502,16 @@ def test_works_under_inference_mode():
 
 
 def test_unknown_method():
-    assert list(METHODS) == ["svd", "learned", "v1", "none"]
-    with pytest.raises(InputError, match="alignment 'polyfit' is unknown; use svd or learned or v1 or none"):
+    assert list(METHODS) == ["svd", "learned", "affine", "homography", "v1", "none"]
+    message = "alignment 'polyfit' is unknown; use svd or learned or affine or homography or v1 or none"
+    with pytest.raises(InputError, match=message):
         align(person(placed()), person(placed()), "polyfit")
+
+
+def test_unknown_fit():
+    assert FITS == ("clip", "smooth", "frames")
+    with pytest.raises(InputError, match="alignment fit 'window' is unknown; use clip or smooth or frames"):
+        align(person(placed()), person(placed()), fit="window")
 
 
 @pytest.mark.parametrize("weak", [Poses.empty(2, 64, 64), person(np.stack([placed()] * 2), np.full((2, 18), 0.3))])
@@ -461,7 +586,7 @@ def test_proportions_are_the_references_on_request():
     assert abs(legs[True] / wanted - 1) < abs(legs[False] / wanted - 1) / 2
 
 
-@pytest.mark.parametrize("method", ["none", "v1"])
+@pytest.mark.parametrize("method", ["none", "v1", "affine", "homography"])
 def test_proportions_need_a_similarity(method):
     made = align(person(placed()[None]), person(placed()[None]), method, proportions=True)
     assert f"proportions have no effect: method {method} fits no similarity" in made.notes

@@ -91,10 +91,11 @@ def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
 
 
 def test_methods_are_all_named():
-    from stableanimator_core.alignment import METHODS
-    from stableanimator_core.cli.arguments import ALIGN_METHODS
+    from stableanimator_core.alignment import FITS, METHODS
+    from stableanimator_core.cli.arguments import ALIGN_FITS, ALIGN_METHODS
 
     assert all(method in ALIGN_METHODS for method in METHODS)
+    assert all(fit in ALIGN_FITS for fit in FITS)
 
 
 def test_poses_align(run, material):

@@ -10,11 +10,11 @@ import torch
 from walking import write_walk
 
 from stableanimator_core import cli
-from stableanimator_core.alignment import Similarity
+from stableanimator_core.alignment import FITS, Similarity
 from stableanimator_core.alignment.network import AlignmentNet
 from stableanimator_core.errors import InputError
 from stableanimator_core.evaluation import alignment as evaluation
-from stableanimator_core.training.misaligned import KINDS, Motions, Pairs, Shapes
+from stableanimator_core.training.misaligned import KINDS, Handheld, Motions, Pairs, Shapes, Steep
 from stableanimator_core.weights.aligner import save_aligner
 
 FEW = dict(pairs=8, frames=6)
@@ -148,12 +148,26 @@ def test_summary_of_known_distances():
     assert evaluation.summary(distance) == {"dis": pytest.approx(55 / 21), "dis_median": 0, "dis_p95": 9}
 
 
-def test_side_views_are_told_by_narrow_shoulders(pairs):
-    body = torch.zeros(2, 3, 18, 2)
-    body[..., (8, 11), 1] = 100.0
-    body[0, :, 2, 0], body[0, :, 5, 0] = -35, 35
-    body[1, :, 2, 0], body[1, :, 5, 0] = -5, 5
-    assert evaluation.is_side_view(pairs._replace(clean=body)).tolist() == [False, True]
+def test_side_views_are_told_by_the_heading(pairs):
+    yaw = torch.tensor([0, 40, -40, 50, -50, 90, 130, 140, 180, -90.0, 30, 60]).deg2rad()
+    found = evaluation.is_side_view(pairs._replace(yaw=yaw))
+    assert found.tolist() == [False] * 3 + [True] * 4 + [False] * 2 + [True, False, True]
+
+
+def test_special_cameras_have_pairs_of_their_own(motions, shapes, net):
+    """A quarter as many, the same ones for a seed, filmed as their name says; fits are compared where cameras move."""
+    scores, _ = evaluation.evaluate_alignment(motions, shapes, aligner=net, pairs=9, frames=6, fit="frames")
+    for group, options in (("perspective", dict(steep=Steep())), ("moving_camera", dict(handheld=Handheld()))):
+        made = evaluation.misaligned_pairs(motions, shapes, 3, frames=6, seed=0, **options)
+        assert scores[group]["pairs"] == 3
+        best = evaluation.pair_distance(evaluation.moved_by(evaluation.best_similarity(made), made), made)
+        assert scores[group]["methods"]["oracle"]["dis"] == pytest.approx(float(best.mean()), rel=1e-5)
+        for row in scores[group]["methods"].values():
+            assert set(row) == {"dis", "dis_median", "dis_p95", "travel"}
+    moving = scores["moving_camera"]["methods"]
+    assert list(moving) == ["none", *(f"{name}, {fit}" for name in ("svd", "learned") for fit in FITS), "oracle"]
+    assert list(scores["perspective"]["methods"]) == [*evaluation.ALIGNED, "oracle"]
+    assert len({row["dis"] for row in moving.values()}) == len(moving)
 
 
 def test_travel_of_the_truth_is_perfect_and_pinning_loses_it(pairs):
@@ -213,7 +227,7 @@ def test_time_is_that_of_align_per_frame(motions, shapes, net, monkeypatch):
 def test_progress_ends_at_all(motions, shapes):
     told = []
     evaluation.evaluate_alignment(motions, shapes, on_pairs=lambda *told_now: told.append(told_now), **FEW)
-    assert told[-1][0] == told[-1][1] == 8 * (3 + 3)
+    assert told[-1][0] == told[-1][1] == 8 * (5 + 3) + 2 * (5 + 4)
 
 
 def test_at_least_one_pair(motions, shapes):
@@ -278,7 +292,8 @@ def test_command_with_weights_and_a_plot(run, walk, net, tmp_path):
     argv = ["evaluate", "alignment", "--mocap", walk, "--pairs", 6, "--frames", 4, "--aligner", tmp_path / "aligner"]
     text = run(*argv, "--plot", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
-    for word in ("learned", "oracle", "70 % of the joints missing", "plot:", "reference: "):
+    words = ("learned", "oracle", "70 % of the joints missing", "plot:", "reference: ", "homography")
+    for word in (*words, "filmed steeply, 2 pairs", "moving camera, 2 pairs", "learned, smooth"):
         assert word in text
     result = json.loads(run(*argv, "--json"))
     assert isinstance(result["missing"]["0.7"]["learned"]["dis"], float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,17 @@ from stableanimator_core.skeleton import MIRROR
 from stableanimator_core.training import bodies, cameras, misaligned
 from stableanimator_core.training.bodies import COLUMN, COLUMNS, MID_HIP, POSTURES
 from stableanimator_core.training.draws import Draws
-from stableanimator_core.training.misaligned import FRAMINGS, KINDS, Motions, Pairs, PairSettings, Shapes, make_pairs
+from stableanimator_core.training.misaligned import (
+    FRAMINGS,
+    KINDS,
+    Handheld,
+    Motions,
+    Pairs,
+    PairSettings,
+    Shapes,
+    Steep,
+    make_pairs,
+)
 
 PLAIN = dict(p_child=0.0, p_heavy=0.0, p_stylised=0.0, bone_jitter=0.0)
 EXACT = dict(noise=(0.0, 0.0), slow_noise=0.0, p_swap=0.0, missing=(0.0, 0.0), p_turned_face=0.0)
@@ -260,6 +271,64 @@ def test_doubling_the_pictures_doubles_all_pixels(motions, shapes):
     for name in ("driving", "reference", "clean", "truth", "height", "driving_size"):
         assert torch.allclose(2 * getattr(small, name), getattr(large, name), rtol=1e-3, atol=0.05), name
     assert torch.equal(small.driving_seen, large.driving_seen)
+
+
+# Steep and moving cameras
+
+
+def test_steep_cameras_stand_close_and_look_down_or_up(motions, shapes):
+    rows = shapes.rows[:200]
+    nodes = bodies.on_body(motions.joints[:1, None].expand(200, -1, -1, -1), motions.lengths[:1].expand(200, -1), rows)
+    people, held = cameras.outline(nodes, rows), torch.ones(200, 1, dtype=torch.bool)
+    size = torch.tensor([[640.0, 640.0]]).expand(200, 2)
+    options = dict(focal=(1.0, 5.0), height=(0.5, 2.0), pitch=20.0, roll=0.0, closest=0.7, offset=1.0)
+    given = people, held, nodes[..., 2].amax((1, 2)), torch.zeros(200, dtype=torch.long), size
+    steep, plain = (cameras.draw_cameras(*given, draws(), **options, steep=part) for part in (Steep(), None))
+    tilt = -steep.axes[:, 2, 1].asin().rad2deg()  # downwards
+    assert 24.9 < tilt.abs().min() < 27 and 48 < tilt.abs().max() < 50.1 and 0.35 < (tilt > 0).float().mean() < 0.65
+    assert (plain.axes[:, 2, 1].asin().rad2deg().abs() <= 20.1).all()
+    distance = [(camera.eye - people.mean((1, 2))).norm(dim=-1).median() for camera in (steep, plain)]
+    assert distance[0] < 0.6 * distance[1]
+
+
+def test_a_moving_camera_begins_where_it_stands_and_strays_no_farther_than_asked(motions, shapes):
+    options = EXACT | dict(p_turned_face=0.0)
+    still, moving = (pairs_of(motions, shapes, **options, handheld=part) for part in (None, Handheld()))
+    assert torch.allclose(moving.clean[:, 0], still.clean[:, 0], atol=1e-2)
+    for name in ("truth", "reference", "height", "yaw"):
+        assert torch.equal(getattr(moving, name), getattr(still, name)), name
+    centre, focal = torch.tensor([[320.0, 240.0]]), torch.tensor([800.0])
+    eye, axes = torch.tensor([[0.0, 1.0, 4.0]]), cameras._axes(torch.tensor([0.1]), torch.tensor([0.05]))
+    camera = cameras.Camera(eye, axes, focal, centre)
+    one = dict(pan=0.0, zoom=0.0, walk=0.0, roll=0.0, period=(20.0, 20.0))
+    tall = torch.tensor([300.0])
+
+    def moved(**changes):
+        return cameras.handheld(camera, 60, tall, Handheld(**one | changes), draws(1))
+
+    for part, other in zip(moved(), camera.of_frames(60), strict=True):
+        assert torch.allclose(part, other, atol=1e-6)
+    ahead = (eye + 4 * axes[:, 2])[:, None].expand(60, 1, 3)
+    pan = moved(pan=0.5)
+    assert torch.allclose(pan.axes @ pan.axes.mT, torch.eye(3).expand(60, 3, 3), atol=1e-5)
+    path = pan.project(ahead)[0][:, 0] - centre
+    assert 5 < path.abs().max() < 0.5 * 300 * 1.1 and path.diff(dim=0).norm(dim=-1).max() < 0.5 * 300 * 0.5
+    zoom = moved(zoom=0.3).focal / focal
+    assert 1.01 < zoom.log().abs().max().exp() < math.exp(0.3) and zoom[0] == 1
+    walk = (moved(walk=0.2).eye - eye).norm(dim=-1)
+    assert 0.01 < walk.max() < 0.2 * 4 * math.sqrt(3)
+    lean = moved(roll=10.0).axes[:, 0] @ axes[0, 0]
+    assert 0.2 < lean.clamp(-1, 1).acos().rad2deg().max() < 10
+
+
+def test_the_heading_is_told(motions, shapes):
+    pairs = pairs_of(motions, shapes, 200, **EXACT, **LEVEL, driver_framing=FULL_BODY, p_any_yaw=1.0)
+    to_the_right = pairs.clean[:, 0, 5, 0] - pairs.clean[:, 0, 2, 0]  # left shoulder from right one: who faces us
+    clear = pairs.yaw.cos().abs() > 0.5
+    assert ((to_the_right > 0) == (pairs.yaw.cos() > 0))[clear].float().mean() > 0.97
+    nose = pairs.clean[:, 0, 0, 0] - pairs.clean[:, 0, [16, 17], 0].mean(1)
+    clear = pairs.yaw.sin().abs() > 0.7  # to their left is to the right of the picture
+    assert ((nose > 0) == (pairs.yaw.sin() > 0))[clear].float().mean() > 0.9
 
 
 # Truth

@@ -1,0 +1,79 @@
+"""What perspective does to a driver is read off its bones: known views are undone, and sizes do not mind postures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_alignment import placed
+
+from stableanimator_core.alignment.perspective import MOST_CHANGE, fit_upright, resized
+from stableanimator_core.alignment.similarity import Similarity
+
+ALL = torch.ones(12, 18, dtype=torch.bool)
+
+
+def clip(change=0.0, frames=12):
+    """Somebody who stands still, sizes growing by the share `change` from the middle of the body up to the head."""
+    body = torch.from_numpy(np.repeat(placed(size=300, x=400, y=100)[None], frames, 0))
+    middle = torch.tensor([400.0, 250.0], dtype=body.dtype)
+    centred = body - middle
+    return middle + centred / (1 + change * centred[..., 1:] / 130)
+
+
+def head_to_feet(body):
+    """Width of the shoulders over that of the ankles."""
+    return ((body[:, 5] - body[:, 2]).norm(dim=-1) / (body[:, 13] - body[:, 10]).norm(dim=-1)).mean()
+
+
+@pytest.mark.parametrize("change", [-0.3, 0.3])
+def test_a_view_from_above_or_below_comes_nearer_to_upright(change):
+    plain = head_to_feet(fit_upright(clip(), ALL).apply(clip()))
+    body = clip(change)
+    before, after = (head_to_feet(part) for part in (body, fit_upright(body, ALL).apply(body)))
+    assert abs(math.log(after / plain)) < 0.75 * abs(math.log(before / head_to_feet(clip())))
+    assert (after < before) == (change > 0)
+
+
+def test_somebody_of_usual_proportions_hardly_changes():
+    moved = fit_upright(clip(), ALL).apply(clip())
+    assert (moved - clip()).norm(dim=-1).max() < 0.06 * 300
+
+
+def test_place_and_size_of_the_picture_do_not_matter():
+    body = clip(0.3)
+    moved = fit_upright(3 * body - 700, ALL).apply(3 * body - 700)
+    torch.testing.assert_close(moved, 3 * fit_upright(body, ALL).apply(body) - 700)
+
+
+def test_who_walks_far_changes_no_more_than_bounds_allow():
+    body = clip(0.3) + torch.linspace(0, 5000, 12)[:, None, None] * torch.tensor([0.0, 1.0])
+    matrix = fit_upright(body, ALL).matrix[0]
+    divisor = body @ matrix[2, :2] + matrix[2, 2]
+    assert (divisor / divisor.median() - 1).abs().max() < 1.5 * MOST_CHANGE
+
+
+@pytest.mark.parametrize("joints", [[], [1], [1, 2]])
+def test_too_few_bones_change_nothing(joints):
+    seen = torch.zeros(12, 18, dtype=torch.bool)
+    seen[:, joints] = True
+    found = fit_upright(clip(0.3), seen)
+    torch.testing.assert_close(found.matrix[0], torch.eye(3, dtype=torch.float64))
+    assert found.kind.tolist() == [0]
+
+
+def test_bones_tell_the_size_of_somebody_who_sits():
+    body, target = clip(), torch.from_numpy(placed(size=600))
+    target[[9, 12]] = target[[8, 11]] + torch.tensor([[-135.0, 10], [135, 10]], dtype=torch.float64)
+    target[[10, 13]] = target[[9, 12]] + torch.tensor([0.0, 132], dtype=torch.float64)
+    shown = torch.ones(18, dtype=torch.bool)
+    anywhere = torch.full((12, 2), 50.0, dtype=torch.float64)
+    scale = torch.linspace(1, 2, 12, dtype=torch.float64)
+    place = Similarity.through(scale, torch.full_like(scale, 0.1), anywhere, 2 * anywhere)
+    found = resized(place, body, ALL, target, shown)
+    np.testing.assert_allclose(found.scale / scale, 2.0, rtol=0.03)
+    np.testing.assert_allclose(found.angle, 0.1)
+    stayed = found.apply(body)[:5].mean((0, 1)) - place.apply(body)[:5].mean((0, 1))
+    assert stayed.norm() < 40  # px: about the body, whose middle is heavier at the trunk
+    none = resized(place, body, ALL, target, torch.zeros(18, dtype=torch.bool))
+    assert none is place
