@@ -66,7 +66,7 @@ class Guidance(NamedTuple):
     residual: Tensor  # [B, F] root mean square distance that a frame's own fit leaves, 0 where fitted is False
     coverage: Tensor  # [B, F] 0..1, share of all joints' trust that is seen in both
 
-    def rows(self, rows: slice) -> Guidance:
+    def rows(self, rows: slice | Tensor) -> Guidance:
         """What is said about some of the clips."""
         frames = (part.unflatten(0, self.fitted.shape)[rows].flatten(0, 1) for part in self.frames)
         return Guidance(

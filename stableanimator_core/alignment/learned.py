@@ -50,7 +50,7 @@ def fit_learned(
     read = aligner.guide(*placed)
     found, base = (
         Similarity(*(part.to(body) for part in transform))
-        for transform in (aligner(*placed, guidance=read), read.pixels(read.base))
+        for transform in (aligner(*placed, guidance=read).transform, read.pixels(read.base))
     )
     notes = list(_body_notes(body, seen, target, shown))
     if doubt := _doubt(found, base, bool(read.fitted.any())):

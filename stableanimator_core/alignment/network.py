@@ -8,6 +8,7 @@ reference and the SVD-aligned poses; cross-attention takes the guidance into the
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..skeleton import BODY_POINTS, LIMBS
-from .guidance import WINDOW, Guidance, compose, guide
+from .guidance import WINDOW, Guidance, guide
 from .similarity import Similarity
 
 # What is measured between joints: all limbs, and the widths of shoulders, hips and head.
@@ -28,6 +29,39 @@ _COORDINATES = 2 * BODY_POINTS
 _SHORTEST = 0.02  # spreads; what points at the camera has no length to speak of
 _REACH = 0.9  # quantile of a bone's length over the clip: its length when it lies in the picture's plane
 _TIME = 16  # features of a frame's number
+_USUAL_ERROR = 0.08  # body heights
+
+
+class Placement(NamedTuple):
+    """Where the network puts B clips, and how far from right it expects that to be."""
+
+    transform: Similarity  # px to px
+    error: Tensor  # [B] mean distance of the joints from where they belong, in heights of the reference's body
+
+
+class Reading(NamedTuple):
+    """What the network reads of B clips: tensors alone, made without weights. In normalised coordinates."""
+
+    driving: Tensor  # [B, F, 18, 2]
+    seen: Tensor  # bool [B, F, 18]
+    bones: Tensor  # [B, F, M] logarithms of lengths
+    bones_seen: Tensor  # bool [B, F, M]
+    reach: Tensor  # [B, M] logarithms of each bone's length over the clip, when it lies in the picture's plane
+    reference: Tensor  # [B, 18, 2]
+    reference_seen: Tensor  # bool [B, 18]
+    reference_bones: Tensor  # [B, M]
+    reference_bones_seen: Tensor  # bool [B, M]
+    growth: Tensor  # [B, F] logarithm of each frame's own fitted scale
+    turn: Tensor  # [B, F] radians, its angle
+    residual: Tensor  # [B, F] what it leaves
+    fitted: Tensor  # bool [B, F]
+    coverage: Tensor  # [B, F] 0..1
+    base: Tensor  # [B, 4] the clip's fit: logarithm of scale, radians, translation
+    time: Tensor  # [B, F, T] of the frames' numbers
+
+    def rows(self, rows: slice | Tensor) -> Reading:
+        """What is read of some of the clips."""
+        return Reading(*(part[rows] for part in self))
 
 
 class AlignmentNet(nn.Module):
@@ -65,11 +99,14 @@ class AlignmentNet(nn.Module):
         )
         nn.init.zeros_(self.to_correction[-1].weight)
         nn.init.zeros_(self.to_correction[-1].bias)
+        self.to_error = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.to_error[-1].weight)
+        nn.init.constant_(self.to_error[-1].bias, math.log(_USUAL_ERROR))
 
     def forward(
         self, driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tensor,
         guidance: Guidance | None = None,
-    ) -> Similarity:  # fmt: skip
+    ) -> Placement:  # fmt: skip
         """Transforms of B clips, px to px, in the dtype of `driving`.
 
         driving: [B, F, 18, 2] px, seen: bool [B, F, 18], reference: [B, 18, 2] px, reference_seen: bool [B, 18].
@@ -79,12 +116,7 @@ class AlignmentNet(nn.Module):
         """
         if guidance is None:
             guidance = self.guide(driving, seen, reference, reference_seen)
-        index = self._read_frames(seen.shape[1], seen.device)
-        tokens = self._tokens(guidance, seen[:, index], reference_seen, index)  # [B, N, D]
-        pooled = self.pool(self.query.expand(len(tokens), -1, -1), tokens).squeeze(1)  # [B, D]
-        growth, angle, shift = self.to_correction(pooled).to(driving.dtype).split((1, 1, 2), dim=1)
-        correction = Similarity.through(growth.squeeze(1).exp(), angle.squeeze(1), torch.zeros_like(shift), shift)
-        return guidance.pixels(compose(correction, guidance.base))
+        return self.place(self.correct(*self.read(guidance, seen, reference_seen)), guidance)
 
     def guide(self, driving: Tensor, seen: Tensor, reference: Tensor, reference_seen: Tensor) -> Guidance:
         """Fits of the frames that are read; arguments as in forward. They need no weights: many clips are fitted best
@@ -93,6 +125,36 @@ class AlignmentNet(nn.Module):
         index = self._read_frames(seen.shape[1], seen.device)
         guidance = guide(driving[:, index], seen[:, index], reference, reference_seen)
         return guidance if self.use_guidance else guidance._replace(base=_identity(guidance.base))
+
+    @torch.no_grad()
+    def read(self, guidance: Guidance, seen: Tensor, reference_seen: Tensor) -> Reading:
+        """What `correct` takes. guidance: of the frames that are read, seen: bool [B, F, 18] of all frames."""
+        index = self._read_frames(seen.shape[1], seen.device)
+        seen, batch = seen[:, index], len(seen)
+        bones, bones_seen = _bones(guidance.driving, seen, self.bones)  # [B, F, M] each
+        reference_bones = _bones(guidance.reference, reference_seen, self.bones)  # [B, M] each
+        reach = bones.masked_fill(~bones_seen, math.nan).nanquantile(_REACH, dim=1).nan_to_num(0.0)  # [B, M]
+        base = torch.stack([guidance.base.scale.log(), guidance.base.angle, *guidance.base.translation.unbind(-1)], -1)
+        reading = Reading(
+            guidance.driving, seen, bones, bones_seen, reach, guidance.reference, reference_seen, *reference_bones,
+            guidance.frames.scale.log().view(batch, -1), guidance.frames.angle.view(batch, -1), guidance.residual,
+            guidance.fitted, guidance.coverage, base,
+            _time_features(index).repeat(batch, 1, 1),
+        )  # fmt: skip
+        return Reading(*(part.to(self.query.dtype) if part.is_floating_point() else part for part in reading))
+
+    def correct(self, *reading: Tensor) -> Tensor:
+        """From a Reading's parts to [B, 5]: the corrected fit of each clip as `base` has it, logarithm of the error."""
+        given = Reading(*reading)
+        tokens = self._tokens(given)  # [B, N, D]
+        pooled = self.pool(self.query.expand(len(tokens), -1, -1), tokens).squeeze(1)  # [B, D]
+        return torch.cat([_corrected(given.base, self.to_correction(pooled)), self.to_error(pooled)], 1)
+
+    def place(self, corrected: Tensor, guidance: Guidance) -> Placement:
+        """From what `correct` returns to pixels, in the guidance's dtype."""
+        growth, angle, shift, error = corrected.to(guidance.driving.dtype).split((1, 1, 2, 1), dim=1)
+        normalised = Similarity.through(growth.squeeze(1).exp(), angle.squeeze(1), torch.zeros_like(shift), shift)
+        return Placement(guidance.pixels(normalised), error.squeeze(1).exp())
 
     def _read_frames(self, frames: int, device: torch.device) -> Tensor:
         """Numbers of the frames that are read: all, or the first ones and evenly spaced later ones."""
@@ -103,19 +165,27 @@ class AlignmentNet(nn.Module):
         later = torch.linspace(FIRST_FRAMES, frames - 1, MOST_FRAMES - FIRST_FRAMES, device=device).round().long()
         return torch.cat([torch.arange(FIRST_FRAMES, device=device), later])
 
-    def _tokens(self, guidance: Guidance, seen: Tensor, reference_seen: Tensor, index: Tensor) -> Tensor:
+    def _tokens(self, given: Reading) -> Tensor:
         """Motion that knows the reference and the guidance, and the reference itself: [B, F + 19, D]."""
-        dtype = self.query.dtype
-        bones, bones_seen = _bones(guidance.driving, seen, self.bones)  # [B, F, M] each
-        reference_bones = _bones(guidance.reference, reference_seen, self.bones)  # [B, M] each
-        time = _time_features(index).to(dtype)  # [F, _TIME]
-        motion = self.motion(guidance.driving.to(dtype), seen, bones.to(dtype), bones_seen, time)
-        compared = _compare(bones, bones_seen, *reference_bones, guidance.base.scale)
-        reference = self.reference(guidance.reference.to(dtype), reference_seen, compared[0].to(dtype), compared[1])
-        motion = self.read_reference(motion, reference)
+        motion = self.read_reference(self.motion(given), reference := self.reference(given))
         if self.use_guidance:
-            motion = self.read_guidance(motion, self.guidance(guidance, seen, reference_seen, time))
+            motion = self.read_guidance(motion, self.guidance(given))
         return torch.cat([motion, reference], 1)
+
+
+def _corrected(base: Tensor, step: Tensor) -> Tensor:
+    """correction ∘ base, both [B, 4]: logarithm of scale, radians, translation."""
+    growth, turn, shift = step[:, 0], step[:, 1], step[:, 2:]
+    moved = _moved(base[:, None, 2:], growth[:, None], turn[:, None]).squeeze(1) + shift
+    return torch.cat([base[:, :2] + step[:, :2], moved], 1)
+
+
+def _moved(points: Tensor, growth: Tensor, turn: Tensor) -> Tensor:
+    """points [B, N, 2] scaled by exp(growth) and turned; growth, turn: [B, 1]."""
+    scale = growth.exp()
+    right, down = scale * turn.cos(), scale * turn.sin()
+    x, y = points.unbind(-1)
+    return torch.stack([right * x - down * y, down * x + right * y], -1)
 
 
 class MotionEncoder(nn.Module):
@@ -128,10 +198,10 @@ class MotionEncoder(nn.Module):
         self.embed = _mlp(2 * _COORDINATES + 2 * len(BONES) + _TIME, width)
         self.encoder = _encoder(width, layers, heads)
 
-    def forward(self, joints: Tensor, seen: Tensor, bones: Tensor, bones_seen: Tensor, time: Tensor) -> Tensor:
-        """joints: [B, F, 18, 2] in spreads, bones: log lengths [B, F, M], time: [F, T] -> [B, F, D]."""
-        parts = [self.joints(joints.flatten(2), _both(seen)), self.bones(bones, bones_seen)]
-        return self.encoder(self.embed(torch.cat([*parts, time.expand(len(joints), -1, -1)], -1)))
+    def forward(self, given: Reading) -> Tensor:
+        """-> [B, F, D]."""
+        parts = [self.joints(given.driving.flatten(2), _both(given.seen)), self.bones(given.bones, given.bones_seen)]
+        return self.encoder(self.embed(torch.cat([*parts, given.time], -1)))
 
 
 class ReferenceEncoder(nn.Module):
@@ -146,9 +216,14 @@ class ReferenceEncoder(nn.Module):
         self.embed_bones = _mlp(6 * len(BONES), width)
         self.encoder = _encoder(width, layers, heads)
 
-    def forward(self, joints: Tensor, seen: Tensor, compared: Tensor, compared_seen: Tensor) -> Tensor:
-        """joints: [B, 18, 2] in spreads, compared: [B, 3 M] as _compare gives them -> [B, 19, D]."""
-        features = rearrange(self.joints(joints.flatten(1), _both(seen)), "b (m k c) -> b k (m c)", m=2, c=2)
+    def forward(self, given: Reading) -> Tensor:
+        """-> [B, 19, D]."""
+        features = self.joints(given.reference.flatten(1), _both(given.reference_seen))
+        features = rearrange(features, "b (m k c) -> b k (m c)", m=2, c=2)
+        seen = given.bones_seen.any(1)
+        apart = given.reach + given.base[:, :1] - given.reference_bones
+        compared = torch.cat([given.reach, given.reference_bones, apart], -1)
+        compared_seen = torch.cat([seen, given.reference_bones_seen, seen & given.reference_bones_seen], -1)
         bones = self.embed_bones(self.bones(compared, compared_seen))  # [B, D]
         return self.encoder(torch.cat([self.embed(features) + self.joint, bones[:, None]], 1))
 
@@ -164,22 +239,21 @@ class GuidanceEncoder(nn.Module):
         self.embed = _mlp(4 * _COORDINATES + 8 + 4 + _TIME, width)
         self.encoder = _encoder(width, layers, heads)
 
-    def forward(self, guidance: Guidance, seen: Tensor, reference_seen: Tensor, time: Tensor) -> Tensor:
-        """seen: [B, F, 18], reference_seen: [B, 18], time: [F, T] -> [B, F, D]."""
-        dtype, base, frames = time.dtype, guidance.base, guidance.frames
-        batch = len(seen)
-        aligned = base.apply(guidance.driving.flatten(1, 2)).view_as(guidance.driving)  # [B, F, 18, 2]
-        apart = aligned - guidance.reference[:, None]
-        turn = frames.angle.view(batch, -1) - base.angle[:, None]  # [B, F]
-        growth = (frames.scale.view(batch, -1) / base.scale[:, None]).log()
-        fit = torch.stack([growth, turn.sin(), turn.cos(), guidance.residual], -1)
-        clip = torch.stack([base.scale.log(), base.angle.sin(), base.angle.cos()], -1)[:, None].expand(*turn.shape, -1)
+    def forward(self, given: Reading) -> Tensor:
+        """-> [B, F, D]."""
+        growth, angle = given.base[:, :1], given.base[:, 1:2]
+        aligned = _moved(given.driving.flatten(1, 2), growth, angle) + given.base[:, None, 2:]
+        aligned = aligned.view_as(given.driving)
+        apart = aligned - given.reference[:, None]
+        turn = given.turn - angle  # [B, F]
+        fit = torch.stack([given.growth - growth, turn.sin(), turn.cos(), given.residual], -1)
+        clip = torch.cat([growth, angle.sin(), angle.cos()], -1)[:, None].expand(*turn.shape, -1)
         parts = [
-            self.joints(aligned.flatten(2).to(dtype), _both(seen)),
-            self.apart(apart.flatten(2).to(dtype), _both(seen & reference_seen[:, None])),
-            self.fit(fit.to(dtype), guidance.fitted[..., None].expand_as(fit)),
-            torch.cat([clip, guidance.coverage[..., None]], -1).to(dtype),
-            time.expand(batch, -1, -1),
+            self.joints(aligned.flatten(2), _both(given.seen)),
+            self.apart(apart.flatten(2), _both(given.seen & given.reference_seen[:, None])),
+            self.fit(fit, given.fitted[..., None].expand_as(fit)),
+            torch.cat([clip, given.coverage[..., None]], -1),
+            given.time,
         ]
         return self.encoder(self.embed(torch.cat(parts, -1)))
 
@@ -237,20 +311,6 @@ def _bones(points: Tensor, seen: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     start, end = ends
     length = (points[..., start, :] - points[..., end, :]).norm(dim=-1)
     return length.clamp_min(_SHORTEST).log(), seen[..., start] & seen[..., end]
-
-
-def _compare(
-    driving: Tensor, driving_seen: Tensor, reference: Tensor, reference_seen: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The driver's bones over the clip, the reference's, and their difference after the base's scale: [B, 3 M] each.
-
-    driving: logarithms [B, F, M], reference: [B, M], scale: [B].
-    """
-    reach = driving.masked_fill(~driving_seen, math.nan).nanquantile(_REACH, dim=1)  # [B, M]
-    seen = driving_seen.any(1)
-    apart = reach + scale.log()[:, None] - reference
-    values = torch.cat([reach, reference, apart], -1)
-    return values, torch.cat([seen, reference_seen, seen & reference_seen], -1)
 
 
 def _time_features(index: Tensor) -> Tensor:

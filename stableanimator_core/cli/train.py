@@ -47,6 +47,7 @@ def _register_alignment(recipes) -> None:
     parser.add_argument("--width", type=whole(1), metavar="D", help="of the network's tokens, a multiple of its heads")
     parser.add_argument("--layers", type=whole(1), metavar="N", help="of each of the network's encoders")
     parser.add_argument("--without", choices=("guidance", "motion"), help="leave a part of the network out, to compare")
+    parser.add_argument("--start-from", metavar="FOLDER", help="go on from these weights, with a schedule of its own")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--seed", type=SEED)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: does it run here?")
@@ -64,10 +65,10 @@ def train_alignment_command(args: argparse.Namespace, report: Report) -> dict:
 
     recipe = quick_recipe() if args.quick else AlignerRecipe()
     steps = recipe.budget.steps if args.steps is None else args.steps
-    network = recipe.network | _given(args, "width", "layers")
+    network = (recipe.network if args.start_from is None else {}) | _given(args, "width", "layers")
     if args.without is not None:
         network[f"use_{args.without}"] = False
-    given = _given(args, "batch", "seed", "rate")
+    given = _given(args, "batch", "seed", "rate", "start_from")
     recipe = replace(recipe, budget=Budget(steps, args.minutes), network=network, **given)
     motions = Motions.load(args.mocap, "cpu")
     validation = motions if args.val_mocap is None else Motions.load(args.val_mocap, "cpu")

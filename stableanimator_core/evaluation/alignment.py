@@ -164,7 +164,7 @@ def evaluate_batched(net: nn.Module, pairs: Pairs) -> dict[str, Tensor]:
     given = (pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen)
     guidance = guide(*given)
     transforms = {
-        "learned": net(*given),
+        "learned": net(*given).transform,
         "svd": guidance.pixels(guidance.base),
         "oracle": best_similarity(pairs),
     }

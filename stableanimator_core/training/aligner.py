@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..alignment.guidance import Guidance
-from ..alignment.network import AlignmentNet
+from ..alignment.network import AlignmentNet, Placement, Reading
 from ..alignment.similarity import weighted_spread
 from ..errors import InputError
 from ..evaluation.alignment import evaluate_batched, moved_by, summary
-from ..weights.aligner import save_aligner
+from ..weights.aligner import load_aligner, save_aligner
+from .graphs import Graphed
 from .loop import Budget, MovingAverage, OptimizerSteps, Progress, take_from_first_process
 from .misaligned import Motions, Pairs, PairSettings, Shapes, make_pairs
 
@@ -34,7 +35,7 @@ CHECKPOINT = "checkpoint.pt"
 CARD = "README.md"
 LOG = "log.txt"
 VALIDATION_SEED = 7_000_000  # of pairs that no training step draws
-VALIDATION_MISSING = (0.0, 0.5)  # shares of lost joints; the mean over both chooses the best weights
+VALIDATION_MISSING = (0.0, 0.5)  # shares of lost joints
 VALIDATION_CHUNK = 256  # pairs at a time
 MOCAP_NAME = "CMU mocap"  # the licence that files of this database state
 MOCAP_TERMS = (
@@ -51,16 +52,20 @@ class AlignerRecipe:
 
     budget: Budget = Budget(60_000)
     batch: int = 512  # pairs a step, in each process
-    pool: int = 16  # steps whose pairs are drawn and fitted at once, which a GPU does no slower than one step's
+    pool: int = 32  # batches that are drawn and fitted at once, which a GPU does hardly slower than one
+    passes: int = 4  # over a pool's pairs, each in another order
     frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a pool's pairs: one of these
     pairs: PairSettings = PairSettings()
     network: dict[str, Any] = field(default_factory=dict)  # arguments of AlignmentNet
+    start_from: str | None = None  # folder of weights to go on from, instead of a fresh network
     rate: float = 1e-3
     weight_decay: float = 1e-2
     average: float = 0.999  # memory of the moving average
     clip: float = 1.0  # most of the gradient's norm
     soft: float = 0.005  # body heights: closer to the truth than this, the loss is quadratic
     scale_weight: float = 0.05  # of the error of ln(scale)
+    error_weight: float = 0.01  # of the error that the network expects
+    focus: float = 0.5  # share of a pair's weight that goes with how sure the network is of it
     validate_every: int = 500
     validation_pairs: int = 512
     checkpoint_seconds: float = 30.0
@@ -72,14 +77,14 @@ def train_aligner(
     validation_shapes: Shapes | None = None, resume: bool = False, device: torch.device | str | None = None,
     sources: tuple[str, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, write the best averaged weights to `out` and return their scores on the validation motion.
+    """Train, write the averaged weights to `out` and return their scores on the validation motion.
 
-    `out` gets the weights of the best validation (config.json, aligner.safetensors), the last ones in `out`/last, a
-    checkpoint, a log and a model card that names the sources. On several GPUs under `accelerate launch`: every process
-    draws its own pairs. They follow from seed, process and step alone, so that a run that was killed goes on from its
-    checkpoint (resume) to the same weights; seconds of a minutes budget count over all runs.
+    `out` gets config.json, aligner.safetensors, a checkpoint, a log and a model card that names the sources. On several
+    GPUs under `accelerate launch`: every process draws its own pairs. They follow from seed, process and step alone, so
+    that a run that was killed goes on from its checkpoint (resume) to the same weights; seconds of a minutes budget
+    count over all runs. The validation chooses nothing.
     Raises InputError when `out` is a file, holds a run and resume is False, or holds a checkpoint of another recipe,
-    and when there is no network of the recipe's settings.
+    and when there is no network of the recipe's settings; WeightsError when there is none to start from.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the weights")
@@ -114,8 +119,9 @@ def _train(
     batches = draw_batches(
         run.net, motions, shapes, recipe, run.progress.step, process=state.process_index, device=device
     )
-    for step, (pairs, guidance) in zip(run.progress, batches, strict=False):  # a step is counted before it is drawn
-        loss, parts = aligner_loss(run.net, pairs, recipe, guidance)
+    correct = _graphed(run.net, motions, shapes, recipe, device)
+    for step, (pairs, guidance, reading) in zip(run.progress, batches, strict=False):  # counted before it is drawn
+        loss, parts = aligner_loss(run.net.place(correct(*reading), guidance), pairs, recipe)
         run.optimise(loss, run.progress.learning_rate(recipe.rate))
         run.average.update()
         run.progress.report(loss=loss, **parts)
@@ -131,23 +137,34 @@ def _train(
             run.validate(unseen, run.progress.step)
         run.save(run.progress.step)
         minutes = run.progress.seconds / 60
-        write_card(out, recipe, run.best, sources=sources, minutes=minutes, processes=state.num_processes)
+        write_card(out, recipe, run.scores, sources=sources, minutes=minutes, processes=state.num_processes)
         log.info("done after %d steps, %.1f minutes: %s", run.progress.step, minutes, out)
-    return run.best
+    return run.scores
 
 
 def draw_batches(
     net: AlignmentNet, motions: Motions, shapes: Shapes, recipe: AlignerRecipe, first: int, *, process: int,
     device: torch.device,
-) -> Iterator[tuple[Pairs, Guidance]]:  # fmt: skip
-    """The pairs of one process's steps from the first one on, without end, and what guides the network there."""
+) -> Iterator[tuple[Pairs, Guidance, Reading]]:  # fmt: skip
+    """The pairs of one process's steps from the first one on, without end, what guides the network, what it reads."""
+    drawn = None
     for step in count(first):
-        pool, part = divmod(step, recipe.pool)
-        if part == 0 or step == first:
-            drawn = draw_pool(motions, shapes, recipe, pool, process=process, device=device)
+        number, part = divmod(step, recipe.pool * recipe.passes)
+        turn, part = divmod(part, recipe.pool)
+        if drawn is None or turn == part == 0:
+            drawn = draw_pool(motions, shapes, recipe, number, process=process, device=device)
             guidance = net.guide(drawn.driving, drawn.driving_seen, drawn.reference, drawn.reference_seen)
-        rows = slice(part * recipe.batch, (part + 1) * recipe.batch)
-        yield Pairs(*(tensor[rows] for tensor in drawn)), guidance.rows(rows)
+            reading = net.read(guidance, drawn.driving_seen, drawn.reference_seen)
+        if part == 0 or step == first:
+            order = _generator(recipe, device, number, process, turn)
+            order = torch.randperm(recipe.pool * recipe.batch, generator=order, device=device)
+        rows = order[part * recipe.batch : (part + 1) * recipe.batch]
+        yield Pairs(*(tensor[rows] for tensor in drawn)), guidance.rows(rows), reading.rows(rows)
+
+
+def _generator(recipe: AlignerRecipe, device: torch.device, *numbers: int) -> torch.Generator:
+    words = np.random.SeedSequence([recipe.seed, *numbers]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
 
 
 def draw_pool(
@@ -155,28 +172,64 @@ def draw_pool(
 ) -> Pairs:
     """The pairs of one pool of steps of one process; all processes draw the same number of frames."""
     frames = recipe.frames[int(np.random.default_rng([recipe.seed, pool]).integers(len(recipe.frames)))]
-    words = np.random.SeedSequence([recipe.seed, pool, process]).generate_state(1, np.uint64)
-    generator = torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
+    generator = _generator(recipe, device, pool, process)
     settings = replace(recipe.pairs, frames=frames)
     return make_pairs(motions, shapes, settings, recipe.pool * recipe.batch, generator=generator, device=device)
 
 
-def aligner_loss(
-    net: AlignmentNet, pairs: Pairs, recipe: AlignerRecipe, guidance: Guidance | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean distance of the aligned joints from the truth in body heights, plus an error of the scale; and its parts.
+def aligner_loss(placed: Placement, pairs: Pairs, recipe: AlignerRecipe) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean distance of the aligned joints from the truth in body heights, plus errors of the scale and of the error
+    that the network expects; and these parts.
 
-    All joints count, seen or not. Distances below `soft` are quadratic: at the truth a norm has no gradient.
-    guidance: the network's for these pairs, where it is known already.
+    All joints count, seen or not. Distances below `soft` are quadratic: at the truth a norm has no gradient. Pairs
+    weigh the more the surer the network is of them: what nobody can tell makes the most noise and teaches nothing.
     """
-    transform = net(pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen, guidance)
-    off = (moved_by(transform, pairs) - pairs.truth) / pairs.height[:, None, None, None]  # [B, F, 18, 2]
-    distance = ((off.square().sum(-1) + recipe.soft**2).sqrt() - recipe.soft).mean()
+    off = (moved_by(placed.transform, pairs) - pairs.truth) / pairs.height[:, None, None, None]  # [B, F, 18, 2]
+    distance = ((off.square().sum(-1) + recipe.soft**2).sqrt() - recipe.soft).mean((1, 2))  # [B]
     clean, truth = pairs.clean.flatten(1, 2), pairs.truth.flatten(1, 2)
     even = torch.ones_like(clean[..., 0])
     wanted = weighted_spread(truth, even) / weighted_spread(clean, even)  # [B]
-    scale = (transform.scale / wanted).log().abs().mean()
-    return distance + recipe.scale_weight * scale, {"distance": distance, "scale": scale}
+    scale = (placed.transform.scale / wanted).log().abs()
+    sure = 1 / placed.error.detach().clamp_min(recipe.soft)
+    weight = 1 - recipe.focus + recipe.focus * sure / sure.mean()  # [B]
+    truly = off.detach().norm(dim=-1).mean((1, 2))
+    expected = (truly / placed.error + placed.error.log()).mean()  # least where they are equal
+    loss = (weight * (distance + recipe.scale_weight * scale)).mean() + recipe.error_weight * expected
+    return loss, {"distance": distance.mean(), "scale": scale.mean(), "expected": placed.error.mean()}
+
+
+def _graphed(
+    net: AlignmentNet, motions: Motions, shapes: Shapes, recipe: AlignerRecipe, device: torch.device
+) -> Graphed:
+    """`net.correct`, its graphs made for all lengths of clips: later on, talk between processes would spoil them."""
+    correct = Graphed(_Correct(net), device, dtype=torch.float32)
+    for frames in recipe.frames if device.type == "cuda" else ():
+        example = draw_pool(motions, shapes, replace(recipe, frames=(frames,), pool=1), 0, process=0, device=device)
+        given = example.driving, example.driving_seen, example.reference, example.reference_seen
+        correct(*net.read(net.guide(*given), example.driving_seen, example.reference_seen))
+    return correct
+
+
+class _Correct(nn.Module):
+    """The part of the network that has weights, as a network of its own."""
+
+    def __init__(self, net: AlignmentNet):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *reading: Tensor) -> Tensor:
+        return self.net.correct(*reading)
+
+
+def _network(recipe: AlignerRecipe) -> AlignmentNet:
+    if recipe.start_from is not None:
+        if recipe.network:
+            raise InputError(f"alignment network: {recipe.start_from} has its own settings; leave out yours")
+        return load_aligner(Path(recipe.start_from))
+    try:
+        return AlignmentNet(**recipe.network)
+    except ValueError as error:
+        raise InputError(f"alignment network: {error}") from error
 
 
 class _Run:
@@ -185,10 +238,7 @@ class _Run:
     def __init__(self, out: Path, recipe: AlignerRecipe, device: torch.device):
         self.out, self.recipe, self.device = out, recipe, device
         torch.manual_seed(recipe.seed)
-        try:
-            self.net = AlignmentNet(**recipe.network).to(device).train()
-        except ValueError as error:
-            raise InputError(f"alignment network: {error}") from error
+        self.net = _network(recipe).to(device).requires_grad_(True).train()
         take_from_first_process(self.net)
         self.average = MovingAverage(self.net, recipe.average)
         optimizer = torch.optim.AdamW(
@@ -198,19 +248,15 @@ class _Run:
         self.optimise = OptimizerSteps(optimizer, clip=recipe.clip)
         self.progress = Progress("alignment", recipe.budget)
         self.scores: dict[str, Any] = {}  # of the last validation
-        self.best: dict[str, Any] = {}
 
     def validate(self, pairs: dict[float, Pairs], step: int) -> None:
-        """Scores of the averaged weights after so many steps; if they are the best so far, the weights are written."""
+        """Scores of the averaged weights after so many steps. Nothing is chosen by them."""
         self.average.swap()
         self.net.eval()
         self.scores = {"step": step} | {
             f"missing {share:g}": _scores(self.net, given) for share, given in pairs.items()
         }
         self.scores["dis"] = float(np.mean([self.scores[f"missing {share:g}"]["learned"]["dis"] for share in pairs]))
-        if self.scores["dis"] < self.best.get("dis", np.inf):
-            self.best = self.scores
-            _write_weights(self.net, self.out)
         self.net.train()
         self.average.swap()
         for share in pairs:
@@ -221,9 +267,9 @@ class _Run:
             )  # fmt: skip
 
     def save(self, step: int) -> None:
-        """Write the last averaged weights and the checkpoint after so many steps."""
+        """Write the averaged weights and the checkpoint after so many steps."""
         self.average.swap()
-        _write_weights(self.net, self.out / "last")
+        _write_weights(self.net, self.out)
         self.average.swap()
         checkpoint = {
             "recipe": _recipe_text(self.recipe),
@@ -233,7 +279,6 @@ class _Run:
             "step": step,
             "seconds": self.progress.seconds,
             "scores": self.scores,
-            "best": self.best,
         }
         partial = self.out / f"{CHECKPOINT}.partial"
         torch.save(checkpoint, partial)
@@ -253,7 +298,7 @@ class _Run:
         self.average.restore(checkpoint["average"])
         self.optimise.optimizer.load_state_dict(checkpoint["optimizer"])
         self.progress.resume(step, checkpoint["seconds"])
-        self.scores, self.best = checkpoint["scores"], checkpoint["best"]
+        self.scores = checkpoint["scores"]
         log.info("going on from step %d after %.0f s", step, checkpoint["seconds"])
 
 
@@ -317,8 +362,8 @@ def describe_source(path: Path) -> str:
 def quick_recipe() -> AlignerRecipe:
     """A few steps of everything: shows that the whole recipe runs, not that it learns."""
     return AlignerRecipe(
-        budget=Budget(4), batch=4, pool=2, frames=(4, 6), network=dict(width=32, layers=1, heads=2), validate_every=2,
-        validation_pairs=8,
+        budget=Budget(4), batch=4, pool=2, passes=2, frames=(4, 6), network=dict(width=32, layers=1, heads=2),
+        validate_every=2, validation_pairs=8,
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,12 @@ log = logging.getLogger(__name__)
 class Graphed:
     """Calls a network through one CUDA graph for each shape of its first argument; on the CPU, plainly.
 
-    bfloat16 autocast on CUDA. The network must return one tensor and take tensors alone. A graph whose first output
-    differs from the network's own is not used.
+    dtype: of the autocast on CUDA; float32 is none, and matrix products in TF32. The network must return one tensor and
+    take tensors alone. A graph whose first output differs from the network's own is not used.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device):
-        self.network, self.device = network, device
+    def __init__(self, network: nn.Module, device: torch.device, *, dtype: torch.dtype = torch.bfloat16):
+        self.network, self.device, self.dtype = network, device, dtype
         self._calls: dict[torch.Size, nn.Module] = {}
         if device.type == "cuda":
             for module in network.modules():
@@ -27,7 +29,8 @@ class Graphed:
 
     def __call__(self, *batch: Tensor) -> Tensor:
         cuda = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False):
+        half = cuda and self.dtype != torch.float32
+        with _tensor_cores(), torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=False):
             shape = batch[0].shape
             if shape not in self._calls:
                 self._calls[shape] = self._capture(batch) if cuda else self.network
@@ -42,6 +45,17 @@ class Graphed:
             return graph
         log.warning("the CUDA graph for %s is off by %.3g; going on without it", list(batch[0].shape), float(error))
         return self.network
+
+
+@contextmanager
+def _tensor_cores() -> Iterator[None]:
+    """TF32 in matrix products of float32; what was set before returns."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _Fixed(nn.Module):

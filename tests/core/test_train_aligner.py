@@ -18,8 +18,9 @@ from walking import write_walk
 
 from stableanimator_core import cli
 from stableanimator_core.alignment import Similarity
+from stableanimator_core.alignment.network import Placement
 from stableanimator_core.errors import InputError
-from stableanimator_core.evaluation.alignment import best_similarity
+from stableanimator_core.evaluation.alignment import best_similarity, moved_by
 from stableanimator_core.training import aligner as training
 from stableanimator_core.training.loop import Budget, MovingAverage, Progress
 from stableanimator_core.training.misaligned import Motions, PairSettings, Shapes
@@ -53,6 +54,10 @@ def of(data):
     return {name: data[name] for name in ("motions", "shapes")}
 
 
+def placed(transform, error=None):
+    return Placement(transform, torch.ones(len(transform.scale)) if error is None else error)
+
+
 def weights(folder):
     return load_file(folder / "aligner.safetensors")
 
@@ -66,17 +71,16 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, data, recipe, monkey
         yield from islice(draw(*args, **rest), 3)
         raise KeyboardInterrupt
 
-    assert recipe.pool == 2, "the run dies in the middle of a pool"
+    assert (recipe.pool, recipe.passes) == (2, 2), "the run dies in the middle of a pool's second pass"
     monkeypatch.setattr(training, "draw_batches", die_at_step_3)
     with pytest.raises(KeyboardInterrupt):
         training.train_aligner(tmp_path / "killed", often, **data)
     monkeypatch.setattr(training, "draw_batches", draw)
     resumed = training.train_aligner(tmp_path / "killed", often, resume=True, **data)
     assert resumed == whole
-    for folder in (".", "last"):
-        expected = weights(tmp_path / "whole" / folder)
-        for name, tensor in weights(tmp_path / "killed" / folder).items():
-            assert torch.equal(tensor, expected[name]), (folder, name)
+    expected = weights(tmp_path / "whole")
+    for name, tensor in weights(tmp_path / "killed").items():
+        assert torch.equal(tensor, expected[name]), name
     log = (tmp_path / "killed" / "log.txt").read_text()
     assert "going on from step 3" in log
 
@@ -85,7 +89,7 @@ def test_training_changes_the_weights(tmp_path, data, recipe):
     torch.manual_seed(recipe.seed)
     fresh = training.AlignmentNet(**recipe.network).state_dict()
     training.train_aligner(tmp_path / "out", recipe, **data)
-    changed = [not torch.equal(tensor, fresh[name]) for name, tensor in weights(tmp_path / "out" / "last").items()]
+    changed = [not torch.equal(tensor, fresh[name]) for name, tensor in weights(tmp_path / "out").items()]
     assert np.mean(changed) > 0.5
 
 
@@ -108,9 +112,28 @@ def test_it_learns(tmp_path, data, recipe):
 def test_the_loss_is_the_distance_in_body_heights(pairs, recipe):
     best = best_similarity(pairs)
     off = Similarity(best.scale, best.rotation, best.translation + 1e3 * pairs.height[:, None])
-    loss, parts = training.aligner_loss(lambda *given: off, pairs, recipe)
+    loss, parts = training.aligner_loss(placed(off), pairs, replace(recipe, error_weight=0.0))
     assert float(parts["distance"]) == pytest.approx(1e3 * 2**0.5, rel=0.01)
     assert float(loss) == pytest.approx(float(parts["distance"] + recipe.scale_weight * parts["scale"]))
+
+
+def test_pairs_count_as_the_network_is_sure_of_them(pairs, recipe):
+    """With all the focus a pair's weight goes with one over the error expected of it; without, all are alike."""
+    best = best_similarity(pairs)
+    error = torch.linspace(0.05, 0.5, len(pairs.clean))
+    for focus, weight in ((0.0, torch.ones_like(error)), (1.0, (1 / error) / (1 / error).mean())):
+        settings = replace(recipe, focus=focus, error_weight=0.0, scale_weight=0.0, soft=1e-6)
+        distance = (moved_by(best, pairs) - pairs.truth).norm(dim=-1).mean((1, 2)) / pairs.height
+        loss, _ = training.aligner_loss(placed(best, error), pairs, settings)
+        assert float(loss) == pytest.approx(float((weight * distance).mean()), rel=1e-3)
+
+
+def test_the_expected_error_is_best_where_it_is_the_distance(pairs, recipe):
+    best = best_similarity(pairs)
+    settings = replace(recipe, focus=0.0)
+    distance = (moved_by(best, pairs) - pairs.truth).norm(dim=-1).mean((1, 2)) / pairs.height
+    right, *wrong = (training.aligner_loss(placed(best, distance * k), pairs, settings)[0] for k in (1, 0.7, 1.4))
+    assert all(float(right) < float(loss) for loss in wrong)
 
 
 def test_the_loss_at_the_truth_is_nothing_and_has_a_gradient(pairs, recipe):
@@ -118,7 +141,7 @@ def test_the_loss_at_the_truth_is_nothing_and_has_a_gradient(pairs, recipe):
     batch = len(pairs.clean)
     scale = torch.ones(batch, requires_grad=True)
     same = Similarity(scale, torch.eye(2).expand(batch, 2, 2), torch.zeros(batch, 2))
-    loss, _ = training.aligner_loss(lambda *given: same, exact, recipe)
+    loss, _ = training.aligner_loss(placed(same), exact, replace(recipe, error_weight=0.0))
     assert loss.item() == pytest.approx(0, abs=1e-6)
     loss.backward()
     assert scale.grad.isfinite().all()
@@ -128,7 +151,7 @@ def test_the_scale_counts(pairs, recipe):
     larger = pairs._replace(truth=3 * pairs.clean)
     batch = len(pairs.clean)
     twice = Similarity(torch.full((batch,), 2.0), torch.eye(2).expand(batch, 2, 2), torch.zeros(batch, 2))
-    _, parts = training.aligner_loss(lambda *given: twice, larger, recipe)
+    _, parts = training.aligner_loss(placed(twice), larger, recipe)
     assert float(parts["scale"]) == pytest.approx(np.log(1.5), rel=1e-4)
 
 
@@ -155,11 +178,22 @@ def test_a_pool_is_drawn_once_and_guides_as_its_parts_do(data, recipe, monkeypat
         return draw(motions, shapes, recipe, pool, **rest)
 
     monkeypatch.setattr(training, "draw_pool", counted)
-    batches = list(islice(training.draw_batches(net, **of(data), recipe=recipe, first=1, process=0, device=CPU), 4))
-    assert drawn == [0, 1, 2]
-    for pairs, guidance in batches:
-        with_it, without = (training.aligner_loss(net, pairs, recipe, given)[0] for given in (guidance, None))
-        torch.testing.assert_close(with_it, without)
+    batches = list(islice(training.draw_batches(net, **of(data), recipe=recipe, first=1, process=0, device=CPU), 8))
+    assert drawn == [0, 1, 2], "steps 1 to 3, 4 to 7, and the first one of the next pool"
+    for pairs, guidance, reading in batches:
+        given = pairs.driving, pairs.driving_seen, pairs.reference, pairs.reference_seen
+        torch.testing.assert_close(
+            net.place(net.correct(*reading), guidance).transform, net(*given).transform, atol=1e-2, rtol=1e-4
+        )
+
+
+def test_a_pool_is_passed_over_in_other_orders(data, recipe):
+    net = training.AlignmentNet(**recipe.network)
+    once = replace(recipe, pool=3)
+    batches = list(islice(training.draw_batches(net, **of(data), recipe=once, first=0, process=0, device=CPU), 6))
+    passes = [torch.cat([pairs.height for pairs, *_ in part]) for part in (batches[:3], batches[3:])]
+    assert not torch.equal(*passes), "the order differs"
+    assert torch.equal(*(part.sort().values for part in passes)), "the pairs do not"
 
 
 def test_processes_draw_the_same_number_of_frames_which_varies(data, recipe):
@@ -179,25 +213,17 @@ def test_minutes_end_a_run(tmp_path, data, recipe):
     assert again == scores, "nothing is left of the minutes"
 
 
-def test_the_best_weights_are_kept(tmp_path, data, recipe, monkeypatch):
-    """Weights of the folder are those of the lowest validation, the last ones lie in `last`."""
-    marks = iter([0.5, 0.1, 0.9, 0.8])
-    row = {"dis": 0.0, "dis_median": 0.0, "dis_p95": 0.0}
-
-    def scored(net, pairs, seen=[]):  # noqa: B006
-        seen.append(0)
-        if len(seen) % len(training.VALIDATION_MISSING) == 1:
-            scored.mark = next(marks)
-        return {"learned": row | {"dis": scored.mark}, "svd": row, "oracle": row}
-
-    monkeypatch.setattr(training, "_scores", scored)
-    best = training.train_aligner(tmp_path / "out", recipe, **data)  # validations after 2, 4 and 6 steps
-    assert (best["step"], best["dis"]) == (4, pytest.approx(0.1))
-    kept, last = weights(tmp_path / "out"), weights(tmp_path / "out" / "last")
-    assert any(not torch.equal(kept[name], last[name]) for name in kept)
-    longer = training.train_aligner(tmp_path / "out", replace(recipe, budget=Budget(8)), resume=True, **data)
-    assert longer == best, "0.8 after 8 steps is no better than what the first run had"
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(tmp_path / "out").items())
+def test_a_run_may_start_from_weights(tmp_path, data, recipe):
+    first = training.train_aligner(tmp_path / "first", recipe, **data)
+    start = weights(tmp_path / "first")
+    further = replace(recipe, budget=Budget(1), rate=1e-12, network={}, start_from=str(tmp_path / "first"))
+    training.train_aligner(tmp_path / "further", further, **data)
+    for name, tensor in weights(tmp_path / "further").items():
+        torch.testing.assert_close(tensor, start[name], atol=1e-6, rtol=0)
+    assert first["step"] == 6
+    assert f'"start_from": "{tmp_path / "first"}"' in (tmp_path / "further" / "README.md").read_text()
+    with pytest.raises(InputError, match="has its own settings"):
+        training.train_aligner(tmp_path / "other", replace(further, network=dict(width=48)), **data)
 
 
 def test_what_a_run_leaves(tmp_path, data, recipe):
@@ -209,6 +235,7 @@ def test_what_a_run_leaves(tmp_path, data, recipe):
         assert text in card
     log = (out / "log.txt").read_text()
     assert log.count("validation at step") == 6
+    assert not (out / "last").exists()
     net = load_aligner(out)
     assert net.config["width"] == recipe.network["width"]
     assert not logging.getLogger("stableanimator_core.training").handlers, "the log is closed"
