@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..stableanimator_core.alignment import FITS, METHODS, align
+from ..stableanimator_core.alignment import FITS, METHODS, WITH_ALIGNER, align
 from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
 from ..stableanimator_core.pose.overlay import (
@@ -27,14 +27,14 @@ OVERLAY_SIDE = 768  # px, the most: floats of 200 frames are then 1.6 GB at wors
 METHOD_TIP = (
     "learned: a network that corrects svd's fit where bodies or postures differ; the best. "
     "svd: one rotation, scale and shift that fits the driving body to the reference body. "
-    "affine: stretches and slants as well, for a driver filmed from above or below. "
-    "homography: perspective as well, for a driver filmed close up. "
+    "affine: learned's result, stretched as well, for a driving video that is squeezed. "
+    "homography: learned's result with perspective, for a driver filmed from above, from below or close up. "
     "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
     "none: only the canvas is fitted; use it when the poses already match."
 )
 FIT_TIP = (
     "clip: one transform for the whole clip, the motion is untouched. "
-    "smooth: follows a camera that pans, zooms or walks; quick motion of the body stays, slow travel goes. "
+    "smooth: for a camera that pans, zooms or walks; half of all slow travel is taken out, quick motion stays. "
     "frames: every frame is fitted anew, which removes all travel and can jitter."
 )
 
@@ -89,7 +89,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         picture: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         motion, body = to_poses(driving, "driving"), to_poses(reference, "reference")
-        aligner = load_aligner() if method == "learned" else None
+        aligner = load_aligner() if method in WITH_ALIGNER else None
         aligned = align(motion, body, method, fit=fit, aligner=aligner, proportions=proportions)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))

@@ -13,7 +13,7 @@ from comfy_client import graph_to_prompt
 from material import literal, picture, prompt, standing
 from safetensors.torch import load_file
 
-from stableanimator_core.alignment import FITS
+from stableanimator_core.alignment import FITS, METHODS
 from stableanimator_core.pipeline import to_uint8
 from stableanimator_core.pose.overlay import DIMMED, REFERENCE, RESULT, WORST
 from stableanimator_core.video import read_image, read_video
@@ -88,9 +88,9 @@ def test_align_poses_shows_what_it_did(server):
     assert abs(overlay[0][2, 2].astype(int) - blue).max() <= 1, "the picture lies below"
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_align_poses_runs_with_every_fit(server, fit):
-    run = server.run(align_prompt(6, fit=fit, driving=literal(standing(6, sway=9.0))))
+@pytest.mark.parametrize(("method", "fit"), [("svd", fit) for fit in FITS] + [(method, "clip") for method in METHODS])
+def test_align_poses_runs_with_every_method_and_fit(server, method, fit):
+    run = server.run(align_prompt(6, method=method, fit=fit, driving=literal(standing(6, sway=9.0))))
     assert run.succeeded, run.error
 
 
