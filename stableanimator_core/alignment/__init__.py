@@ -41,6 +41,8 @@ class Alignment:
 
     residual is the root mean square distance in px of person 0's joints from the reference's, per frame; NaN where
     no joint is visible in both. It holds the difference in posture, too.
+    expected_error is the mean distance of joints from where they belong that the aligner expects, in heights of the
+    reference's body; None where no aligner answered, or was not believed.
     """
 
     poses: Poses
@@ -48,6 +50,7 @@ class Alignment:
     residual: np.ndarray  # [F] px
     method: str
     notes: tuple[str, ...]
+    expected_error: float | None = None
 
 
 def align(
@@ -136,9 +139,10 @@ def _align_learned(
     _require_somebody(driving, reference, min_score)
     target, shown = _reference_person(reference, min_score)  # [18, 2], [18]
     seen = _visible(driving, min_score)  # [F, 18]
-    transform, notes = fit_learned(aligner, _body(driving), seen, target, shown, fit)
-    poses = _transformed(driving, transform, reference)
-    return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), "learned", notes)
+    found = fit_learned(aligner, _body(driving), seen, target, shown, fit)
+    poses = _transformed(driving, found.transform, reference)
+    residual = _residual(_body(poses), target, seen & shown)
+    return Alignment(poses, found.transform, residual, "learned", found.notes, found.error)
 
 
 def _align_beyond(
@@ -168,7 +172,8 @@ def _align_beyond(
     notes = placed.notes
     if rest is None:
         notes = (*notes, f"no frame has the reference's posture: {method} has nothing to compare")
-    return Alignment(poses, transform, _residual(_body(poses), target, seen & shown), method, notes)
+    residual = _residual(_body(poses), target, seen & shown)
+    return Alignment(poses, transform, residual, method, notes, placed.expected_error)
 
 
 def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:

@@ -15,6 +15,7 @@ from torch import nn
 from stableanimator_core.alignment import FITS, WITH_ALIGNER, align
 from stableanimator_core.alignment.fits import MOST_DEGREES, MOST_GROWTH
 from stableanimator_core.alignment.guidance import WINDOW, guide
+from stableanimator_core.alignment.learned import NOTED_ERROR
 from stableanimator_core.alignment.network import FIRST_FRAMES, MOST_FRAMES, AlignmentNet
 from stableanimator_core.alignment.similarity import Similarity
 from stableanimator_core.errors import InputError, PoseError, WeightsError
@@ -57,7 +58,7 @@ def constant(growth=1.0, degrees=0.0):
 def test_starts_at_the_guidance():
     given = clips()
     guidance = guide(*given)
-    for found, expected in zip(AlignmentNet()(*given), guidance.pixels(guidance.base), strict=True):
+    for found, expected in zip(AlignmentNet()(*given).transform, guidance.pixels(guidance.base), strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -65,11 +66,13 @@ def test_starts_at_the_guidance():
 @pytest.mark.parametrize("frames", [9, MOST_FRAMES + 20])
 def test_guidance_that_is_known_already_changes_nothing(config, frames):
     net, given = network(**config), clips(batch=4, frames=frames)
-    expected, guidance = net(*given), net.guide(*given)
-    for found, wanted in zip(net(*given, guidance), expected, strict=True):
+    expected, guidance = net(*given).transform, net.guide(*given)
+    for found, wanted in zip(net(*given, guidance).transform, expected, strict=True):
         assert torch.equal(found, wanted)
     some = slice(1, 3)
-    for found, wanted in zip(net(*(part[some] for part in given), guidance.rows(some)), expected, strict=True):
+    for found, wanted in zip(
+        net(*(part[some] for part in given), guidance.rows(some)).transform, expected, strict=True
+    ):
         torch.testing.assert_close(found, wanted[some], rtol=1e-5, atol=1e-3)
 
 
@@ -80,27 +83,29 @@ def test_the_correction_comes_after_the_guidance_about_the_references_centre():
     scale, angle = torch.full((2, 3), 1.3, dtype=torch.float64) * torch.tensor([[1], [math.radians(10) / 1.3]])
     turn = Similarity.through(scale, angle, centre, centre)
     expected = turn.apply(guidance.pixels(guidance.base).apply(points))
-    np.testing.assert_allclose(constant(1.3, 10)(*given).apply(points), expected, atol=1e-3)
+    np.testing.assert_allclose(constant(1.3, 10)(*given).transform.apply(points), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("config", [{}, {"use_guidance": False}, {"use_motion": False}])
 def test_shifting_and_scaling_either_picture_moves_the_result_alone(config):
     net, (driving, seen, reference, shown) = network(**config), clips()
     shift = torch.tensor([3000.0, -700.0], dtype=torch.float64)
-    moved = net(driving, seen, reference, shown).apply(driving.flatten(1, 2))
+    moved = net(driving, seen, reference, shown).transform.apply(driving.flatten(1, 2))
     plain = guide(driving, seen, reference, shown)
     assert (moved - plain.pixels(plain.base).apply(driving.flatten(1, 2))).abs().max() > 1  # it corrects something
     other = 0.03 * driving + shift
-    np.testing.assert_allclose(net(other, seen, reference, shown).apply(other.flatten(1, 2)), moved, atol=1e-6)
-    found = net(driving, seen, 5 * reference + shift, shown).apply(driving.flatten(1, 2))
+    np.testing.assert_allclose(
+        net(other, seen, reference, shown).transform.apply(other.flatten(1, 2)), moved, atol=1e-6
+    )
+    found = net(driving, seen, 5 * reference + shift, shown).transform.apply(driving.flatten(1, 2))
     np.testing.assert_allclose(found, 5 * moved + shift, atol=1e-5)
 
 
 def test_coordinates_of_unseen_joints_are_not_read():
     net, (driving, seen, reference, shown) = network(), clips()
-    expected = net(driving, seen, reference, shown)
+    expected = net(driving, seen, reference, shown).transform
     driving, reference = driving.masked_fill(~seen[..., None], -1e5), reference.masked_fill(~shown[..., None], math.nan)
-    for found, part in zip(net(driving, seen, reference, shown), expected, strict=True):
+    for found, part in zip(net(driving, seen, reference, shown).transform, expected, strict=True):
         torch.testing.assert_close(found, part, rtol=0, atol=0)
 
 
@@ -109,23 +114,23 @@ def test_an_unseen_joint_is_no_joint_at_the_centre():
     seen = torch.ones(driving.shape[:3], dtype=torch.bool)
     guidance = guide(driving, seen, reference, shown)
     driving[..., 4, :] = guidance.driving_place.centre[:, None]
-    at_centre = net(driving, seen, reference, shown)
+    at_centre = net(driving, seen, reference, shown).transform
     seen[..., 4] = False
-    assert not torch.allclose(net(driving, seen, reference, shown).scale, at_centre.scale, rtol=1e-4)
+    assert not torch.allclose(net(driving, seen, reference, shown).transform.scale, at_centre.scale, rtol=1e-4)
 
 
 def test_a_batch_is_what_its_clips_are():
     net, given = network(), clips()
-    together = net(*given)
+    together = net(*given).transform
     for index in range(3):
-        alone = net(*(part[index : index + 1] for part in given))
+        alone = net(*(part[index : index + 1] for part in given)).transform
         np.testing.assert_allclose(alone.scale, together.scale[index : index + 1], rtol=1e-5)
         np.testing.assert_allclose(alone.translation, together.translation[index : index + 1], rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 64, 65, 300])
 def test_clips_of_any_length(frames):
-    found = network()(*clips(2, frames, dtype=torch.float32))
+    found = network()(*clips(2, frames, dtype=torch.float32)).transform
     assert found.scale.shape == (2,) and found.rotation.shape == (2, 2, 2) and found.translation.shape == (2, 2)
     assert all(part.isfinite().all() and part.dtype == torch.float32 for part in found)
     np.testing.assert_allclose(torch.linalg.det(found.rotation), 1, atol=1e-5)
@@ -143,10 +148,10 @@ def test_without_motion_later_frames_are_not_read():
     driving, seen, reference, shown = clips()
     for use_motion in (True, False):
         net = network(use_motion=use_motion)
-        one = net(driving, seen, reference, shown)
+        one = net(driving, seen, reference, shown).transform
         later = driving.clone()
         later[:, WINDOW:] += 50 * torch.randn(later[:, WINDOW:].shape, dtype=torch.float64)
-        assert torch.equal(net(later, seen, reference, shown).scale, one.scale) != use_motion
+        assert torch.equal(net(later, seen, reference, shown).transform.scale, one.scale) != use_motion
 
 
 def test_without_guidance_there_is_less_to_learn_from():
@@ -162,7 +167,7 @@ def test_nothing_seen_is_finite(nothing):
         seen = torch.zeros_like(seen)
     if nothing != "driver":
         shown = torch.zeros_like(shown)
-    assert all(part.isfinite().all() for part in network()(driving, seen, reference, shown))
+    assert all(part.isfinite().all() for part in network()(driving, seen, reference, shown).transform)
 
 
 def test_settings_that_make_no_network():
@@ -177,7 +182,7 @@ def test_size_and_speed():
     with torch.inference_mode():
         for _ in range(12):
             start = time.process_time()  # of all cores, and of this process alone
-            net(*given)
+            net(*given).transform
             seconds.append(time.process_time() - start)
     assert min(seconds) < 0.032  # a millisecond a frame
 
@@ -214,14 +219,15 @@ def test_training_beats_the_guidance_where_it_is_wrong():
     for _ in range(150):
         pairs = turned_pairs(32, draw)
         adam.zero_grad()
-        distances(net(*pairs[0]), pairs).mean().backward()
+        distances(net(*pairs[0]).transform, pairs).mean().backward()
         adam.step()
-    idle = [name for name, part in net.named_parameters() if part.grad is None or not part.grad.any()]
+    parts = [(name, part) for name, part in net.named_parameters() if not name.startswith("to_error")]
+    idle = [name for name, part in parts if part.grad is None or not part.grad.any()]
     assert idle == ["guidance.fit.unknown"]  # every frame is fitted here
     pairs = turned_pairs(256, torch.Generator().manual_seed(2))
     guidance = guide(*pairs[0])
     with torch.no_grad():
-        learned, svd = distances(net(*pairs[0]), pairs), distances(guidance.pixels(guidance.base), pairs)
+        learned, svd = distances(net(*pairs[0]).transform, pairs), distances(guidance.pixels(guidance.base), pairs)
     assert learned.mean() < 0.7 * svd.mean()
     assert learned.quantile(0.95) < 0.7 * svd.quantile(0.95)
 
@@ -249,6 +255,17 @@ def test_an_untrained_network_is_as_good_as_svd():
     np.testing.assert_allclose(found.poses.body, svd.poses.body, atol=1e-6)
     np.testing.assert_allclose(found.residual, svd.residual, atol=1e-6)
     assert found.transform.scale.shape == (12,) and found.transform.scale.dtype == torch.float64
+
+
+@pytest.mark.parametrize("error", [0.05, 0.2])
+def test_the_expected_error_is_told_and_noted_where_it_is_large(error):
+    net = AlignmentNet(32, 1, 2)
+    nn.init.constant_(net.to_error[-1].bias, math.log(error))
+    found = align(clip(), person(placed(size=400, x=300, y=20)), "learned", aligner=net)
+    assert found.expected_error == pytest.approx(error, rel=1e-4)
+    noted = ("the network expects to be off by 20% of the body's height: look how it fits",)
+    assert found.notes == (noted if error > NOTED_ERROR else ())
+    assert align(clip(), person(placed(size=400, x=300, y=20)), "svd").expected_error is None
 
 
 def test_everybody_and_every_part_take_the_first_persons_transform():
@@ -327,6 +344,7 @@ def test_an_implausible_answer_is_replaced_and_said_so(net, doubt):
     if "e-" not in doubt:
         assert found.notes == (f"the network's answer is not plausible ({doubt}): the SVD's fit is used",)
     np.testing.assert_allclose(found.poses.body, svd.poses.body, atol=1e-6)
+    assert found.expected_error is None
 
 
 def test_a_plausible_answer_is_kept():
@@ -485,4 +503,4 @@ def test_a_folder_that_holds_no_network(folder, damage, message):
 
 
 def test_similarity_of_a_network_is_one_per_clip():
-    assert isinstance(network()(*clips()), Similarity)
+    assert isinstance(network()(*clips()).transform, Similarity)
