@@ -84,7 +84,7 @@ def test_usage(refused, argv, message):
         ("size", "0x64", "0x64 is not a size"),
         ("size", "100x64", "size 100 x 64: model 'tiny' needs multiples of 32; take 96 x 64"),
         ("device", "warp", "device 'warp' can't be used"),
-        ("align", "magic", "alignment 'magic' is unknown; use svd or learned or v1 or none"),
+        ("align", "magic", "alignment 'magic' is unknown; use svd or learned or affine or homography or v1 or none"),
         ("dtype", "fp8", "invalid choice: 'fp8'"),
         ("person", "-1", "-1 is not a whole number of 0 or more"),
         ("person", "4", "driving.json: person 4 asked for, the poses hold 1; count from 0"),
