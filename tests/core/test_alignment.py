@@ -224,6 +224,14 @@ def test_smooth_begins_where_the_clip_does_and_knows_no_lean():
     np.testing.assert_allclose(smooth.apply(middle)[:WINDOW].mean(0), clip.apply(middle)[:WINDOW].mean(0), atol=2)
 
 
+def test_smooth_begins_where_the_clip_does_although_a_pan_follows_at_once():
+    path = np.stack([200.0 * (np.arange(40) >= 6), np.zeros(40)], -1)
+    clip, smooth = (align(person(filmed(path)), person(placed(size=400)), fit=fit) for fit in ("clip", "smooth"))
+    begins = [found.poses.body[:WINDOW, 0].mean(0) for found in (clip, smooth)]
+    np.testing.assert_allclose(*begins, atol=1e-3)
+    assert np.abs(clip.poses.body[-1] - smooth.poses.body[-1]).max() > 50
+
+
 def test_smooth_bridges_gaps():
     path = np.stack([4.0 * np.arange(80), np.zeros(80)], -1)
     score = np.ones((80, 18))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from test_alignment import placed
 
-from stableanimator_core.alignment.perspective import MOST_CHANGE, fit_upright, resized
+from stableanimator_core.alignment.guidance import JOINT_TRUST
+from stableanimator_core.alignment.perspective import MOST_CHANGE, fit_alike, fit_upright, resized
+from stableanimator_core.alignment.projective import fit_affine, fit_homography
 from stableanimator_core.alignment.similarity import Similarity
 
 ALL = torch.ones(12, 18, dtype=torch.bool)
@@ -60,6 +62,18 @@ def test_too_few_bones_change_nothing(joints):
     found = fit_upright(clip(0.3), seen)
     torch.testing.assert_close(found.matrix[0], torch.eye(3, dtype=torch.float64))
     assert found.kind.tolist() == [0]
+
+
+@pytest.mark.parametrize("fit", [fit_affine, fit_homography])
+def test_what_is_stretched_stays_where_it_was_put(fit):
+    target = torch.from_numpy(placed(size=400))
+    body = (target * torch.tensor([0.85, 1.0]) + torch.tensor([180.0, 90.0])).repeat(12, 1, 1)
+    found = fit_alike(body, ALL, target, torch.ones(18, dtype=torch.bool), fit).apply(body)
+    trust = torch.tensor(JOINT_TRUST, dtype=body.dtype)[:, None]
+    middle, before = ((trust * part[0]).sum(0) / trust.sum() for part in (found, body))
+    torch.testing.assert_close(middle, before, atol=2, rtol=0)
+    size, wanted = (part.amax(0) - part.amin(0) for part in (found[0], target))
+    assert float(size[0] / size[1] * wanted[1] / wanted[0]) == pytest.approx(1, abs=0.02)
 
 
 def test_bones_tell_the_size_of_somebody_who_sits():
