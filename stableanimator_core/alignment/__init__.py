@@ -72,8 +72,8 @@ def align(
     wrong driving joints count as much as good ones.
     "none": one scale and centring that fit the driving canvas into the reference's.
     fit: "clip" is the one transform for the clip. "frames" follows every frame's own svd fit, and so pins the person
-    to the reference's place. "smooth" follows them smoothed over about a second, for moving cameras: a slow pan, zoom
-    or walk of the camera is taken out, and with it the driver's own slow travel; quick motion stays.
+    to the reference's place. "smooth" follows them smoothed over about a second, for moving cameras: half of
+    every slow travel and zoom is taken out, as the camera's share (see fits.CAMERA_SHARE); quick motion stays.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
     proportions=True then gives person 0 the reference's bone lengths (see retarget), for methods that fit a similarity.
     Raises InputError for a method or fit that there is not and for "learned" without an aligner, PoseError when
