@@ -19,12 +19,15 @@ from ..errors import InputError
 from ..face import face_boxes
 from ..keypoints import Poses
 from ..pose.draw import draw_poses
+from ..skeleton import BODY_POINTS, FACE_POINTS, HAND_POINTS
 from .dataset import canvas_of, make_clip, make_views
 from .mocap import MotionClip, load_mocap
 
 FACE_SCALE = 1.5  # side of a face box over the extent of the face points: the hair belongs to the identity
 _CHUNK = 8
-_CLIP_FILES = ("frames", "pose_images", "face_boxes")
+_CLIP_FILES = ("frames", "pose_images", "face_boxes", "keypoints")
+_LATER_FILES = ("keypoints",)  # that older folders lack
+_POINTS = BODY_POINTS + FACE_POINTS + 2 * HAND_POINTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class StoredClips:
     frames: np.ndarray  # uint8 [N, F + 1, H, W, 3] RGB
     pose_images: np.ndarray  # uint8 [N, F + 1, H, W, 3] RGB
     face_boxes: np.ndarray  # float32 [N, F + 1, 4] x0, y0, x1, y1 px; NaN without a face
+    keypoints: np.ndarray | None  # float32 [N, F + 1, 128, 3] x, y px, score: body, face, left hand, right hand
     meta: dict
 
 
@@ -51,7 +55,8 @@ def render_dataset(
     face_scale: float = FACE_SCALE,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> StoredClips:
-    """Renders the clips of seeds seed .. seed + clips - 1 into frames.npy, pose_images.npy and face_boxes.npy.
+    """Renders the clips of seeds seed .. seed + clips - 1 into frames.npy, pose_images.npy, face_boxes.npy and
+    keypoints.npy.
 
     The files have their full size at once and can be read (`open_clips`) while they grow: the first
     `rendered(folder)` clips are complete. workers: processes, one a core by default; they are spawned, so that a
@@ -71,6 +76,7 @@ def render_dataset(
         "frames": (np.uint8, (clips, frames + 1, height, width, 3)),
         "pose_images": (np.uint8, (clips, frames + 1, height, width, 3)),
         "face_boxes": (np.float32, (clips, frames + 1, 4)),
+        "keypoints": (np.float32, (clips, frames + 1, _POINTS, 3)),
     }
     _prepare(Path(folder), meta, shapes)
     job = partial(
@@ -82,11 +88,15 @@ def render_dataset(
 
 
 def open_clips(folder: str | Path) -> StoredClips:
-    """Read-only memory maps of a folder that `render_dataset` has filled or is filling."""
+    """Read-only memory maps of a folder that `render_dataset` has filled or is filling. Raises InputError."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _CLIP_FILES]
+        arrays = [
+            None if name in _LATER_FILES and not (folder / f"{name}.npy").exists()
+            else np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in _CLIP_FILES
+        ]  # fmt: skip
     except (OSError, ValueError) as error:
         raise InputError(f"folder {folder}: holds no rendered clips; make them with render_dataset") from error
     return StoredClips(*arrays, meta)
@@ -138,6 +148,16 @@ def crop_face(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
         [[scale, 0, -scale * box[0] + 0.5 * scale - 0.5], [0, scale, -scale * box[1] + 0.5 * scale - 0.5]]
     )
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def clip_keypoints(poses: Poses) -> np.ndarray:
+    """The first person of every frame as StoredClips keeps it: [F, 128, 3]."""
+    frames = poses.frames
+    hands = poses.hands[:, 0].reshape(frames, 2 * HAND_POINTS, 2)
+    hands_score = poses.hands_score[:, 0].reshape(frames, 2 * HAND_POINTS)
+    points = np.concatenate([poses.body[:, 0], poses.face[:, 0], hands], axis=1)
+    score = np.concatenate([poses.body_score[:, 0], poses.face_score[:, 0], hands_score], axis=1)
+    return np.concatenate([points, score[..., None]], axis=-1)
 
 
 def _check_counts(**counts: int) -> None:
@@ -222,6 +242,7 @@ def _render_clips(
             maps[0][index, row] = picture
             maps[1][index, row] = draw_poses(poses, *size, canvas_short_side=canvas)
             maps[2][index, row] = _boxes(poses, face_scale)
+            maps[3][index, row] = clip_keypoints(poses)
     for array in maps:
         array.flush()
 

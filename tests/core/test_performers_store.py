@@ -34,8 +34,21 @@ def test_a_data_set_holds_what_make_clip_makes(tmp_path):
     assert np.array_equal(stored.pose_images[1, 1:], draw_poses(clip.poses, 64, 64, canvas_short_side=512))
     boxes = face_boxes(clip.poses, scale=FACE_SCALE)
     assert np.allclose(stored.face_boxes[1, 1:][boxes.found], boxes.boxes[boxes.found], atol=1e-3)
+    points = stored.keypoints[1, 1:]
+    assert np.allclose(points[:, :18], np.dstack([clip.poses.body[:, 0], clip.poses.body_score[:, 0]]), atol=1e-3)
+    assert np.allclose(points[:, 18:86, :2], clip.poses.face[:, 0], atol=1e-3)
+    assert np.allclose(points[:, 107:, :2], clip.poses.hands[:, 0, 1], atol=1e-3)
     meta = json.loads((tmp_path / "dataset.json").read_text())
     assert (meta["seed"], meta["size"], meta["frames"], meta["clips"]) == (20, [64, 64], 2, 3)
+
+
+def test_a_data_set_without_keypoints_is_read(tmp_path):
+    render_dataset(tmp_path, 1, seed=20, size=64, frames=1, workers=1)
+    (tmp_path / "keypoints.npy").unlink()
+    assert open_clips(tmp_path).keypoints is None and len(open_clips(tmp_path).frames) == 1
+    (tmp_path / "frames.npy").unlink()
+    with pytest.raises(InputError, match="holds no rendered clips"):
+        open_clips(tmp_path)
 
 
 def test_views_are_face_crops_of_every_identity(tmp_path):
