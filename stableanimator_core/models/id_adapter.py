@@ -1,6 +1,6 @@
 """Attention processors of the UNet: the ID adapter in space, the image token alone in time."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 FACE_TOKENS = 4
 _EPS = 1e-5
+
+Adding = Literal["distribution", "own", "none", "off"]  # how z_face comes to z_img; see IDAdapterAttnProcessor
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -50,11 +52,18 @@ def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
     return (z_face.float() - mean_face) * (std_img / (std_face + _EPS)) + mean_img
 
 
+def normalized(z: Tensor) -> Tensor:
+    """(z − μ) / (σ + 1e-5), [B, N, C] in float32: one μ and σ per frame. Half of what `align_distribution` does."""
+    mean, std = frame_statistics(z)
+    return (z.float() - mean) / (std + _EPS)
+
+
 class IDAdapterAttnProcessor(nn.Module):
     """Cross-attention to [image tokens, face tokens]: z = z_img + scale · z_face, z_face aligned to z_img.
 
     The last num_tokens of the context are face tokens, with keys and values of their own (`id_to_k`, `id_to_v`).
-    normalize: "distribution" aligns z_face by `align_distribution`, "none" adds it as it is.
+    normalize: "distribution" aligns z_face by `align_distribution`. The others are there to be compared with it: "own"
+    normalises z_face by its own statistics alone, "none" adds it as it is, "off" leaves it out.
     scale: a number, or a tensor that broadcasts with [B * F, 1, 1]; the number 0 skips the face branch.
     """
 
@@ -63,11 +72,11 @@ class IDAdapterAttnProcessor(nn.Module):
         hidden_size: int,
         cross_attention_dim: int,
         num_tokens: int = FACE_TOKENS,
-        normalize: Literal["distribution", "none"] = "distribution",
+        normalize: Adding = "distribution",
     ):
         super().__init__()
-        if normalize not in ("distribution", "none"):
-            raise ValueError(f'normalize is "{normalize}", expected "distribution" or "none"')
+        if normalize not in get_args(Adding):
+            raise ValueError(f'normalize is "{normalize}", expected one of {", ".join(get_args(Adding))}')
         self.num_tokens = num_tokens
         self.normalize = normalize
         self.scale: float | Tensor = 1.0
@@ -87,14 +96,16 @@ class IDAdapterAttnProcessor(nn.Module):
         """
         image_tokens = encoder_hidden_states[:, : -self.num_tokens]
         z = _attend_image(attn, hidden_states, image_tokens)
-        if torch.is_tensor(self.scale) or self.scale != 0:
+        if self.normalize != "off" and (torch.is_tensor(self.scale) or self.scale != 0):
             z = z + self.scale * self._face_branch(attn, hidden_states, encoder_hidden_states, z).to(z.dtype)
         return _project_out(attn, z)
 
     def _face_branch(self, attn: Attention, hidden_states: Tensor, context: Tensor, z_img: Tensor) -> Tensor:
         face_tokens = context[:, -self.num_tokens :]
         z_face = _attend(attn.to_q(hidden_states), self.id_to_k(face_tokens), self.id_to_v(face_tokens), attn.heads)
-        return align_distribution(z_face, z_img) if self.normalize == "distribution" else z_face
+        if self.normalize == "distribution":
+            return align_distribution(z_face, z_img)
+        return normalized(z_face) if self.normalize == "own" else z_face
 
 
 class ImageTokenAttnProcessor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import WeightsError
+from ..models.id_adapter import Adding
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ModelConfig:
     parts: dict[str, dict] = field(default_factory=dict)  # part -> keyword arguments of its network
     sizes: tuple[tuple[int, int], ...] = ()  # further sizes that it was trained at, (width, height)
     face_crop: Literal["box", "arcface"] = "box"  # what its embedder was trained on: see `face`
+    id_adapter: Adding = "distribution"  # how its face tokens are added; all but this one are there to be compared
 
     def __post_init__(self):
         whole = ("width", "height", "size_multiple", "pose_canvas", "context_window", "fps", "steps")
@@ -42,6 +44,7 @@ class ModelConfig:
         steps = [self.hjb.get(key) for key in ("first_step", "last_step")] if isinstance(self.hjb, dict) else [None]
         wrong += [] if all(isinstance(step, int) for step in steps) else ["hjb"]
         wrong += [] if self.face_crop in ("box", "arcface") else ["face_crop"]
+        wrong += [] if self.id_adapter in get_args(Adding) else ["id_adapter"]
         if wrong:
             raise WeightsError(f"model '{self.name}': its configuration gives no valid {', '.join(wrong)}")
         object.__setattr__(self, "guidance", tuple(self.guidance))

@@ -73,6 +73,8 @@ def build_models(config: ModelConfig) -> Models:
             reason = str(error).partition("\n")[0]
             where = f"model '{config.name}': the settings of its {part}"
             raise WeightsError(f"{where} make no network: {reason}") from error
+    for adapter in networks["unet"].id_adapters():
+        adapter.normalize = config.id_adapter
     return Models(config=config, **networks)
 
 

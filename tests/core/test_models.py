@@ -14,7 +14,7 @@ from stableanimator_core.models import (
     IResNet,
     PoseNet,
 )
-from stableanimator_core.models.id_adapter import align_distribution, frame_statistics
+from stableanimator_core.models.id_adapter import align_distribution, frame_statistics, normalized
 
 THREE_LEVELS = {
     "down_block_types": (
@@ -110,8 +110,29 @@ def test_id_scale_per_frame():
     torch.testing.assert_close(mixed, torch.stack([off[0], on[1]]))
 
 
-def test_id_adapter_knows_two_ways():
-    with pytest.raises(ValueError, match='normalize is "always", expected "distribution" or "none"'):
+def test_id_adapter_without_alignment():
+    layer = attention(IDAdapterAttnProcessor(16, 8))
+    hidden_states, context = torch.randn(2, 9, 16), torch.randn(2, 5, 8)
+    outputs = {}
+    for how in ("distribution", "own", "none", "off"):
+        layer.processor.normalize = how
+        outputs[how] = layer(hidden_states, encoder_hidden_states=context)
+    layer.processor.normalize = "distribution"
+    layer.processor.scale = 0
+    torch.testing.assert_close(outputs["off"], layer(hidden_states, encoder_hidden_states=context))
+    for how, other in (("distribution", "own"), ("own", "none"), ("none", "off")):
+        assert not torch.allclose(outputs[how], outputs[other])
+
+
+def test_normalized_has_mean_0_and_deviation_1_in_each_frame():
+    z = normalized(3 * torch.randn(2, 9, 16) + 5)
+    mean, std = frame_statistics(z)
+    torch.testing.assert_close(mean, torch.zeros(2, 1, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(std, torch.ones(2, 1, 1), atol=1e-4, rtol=0)
+
+
+def test_id_adapter_knows_four_ways():
+    with pytest.raises(ValueError, match='normalize is "always", expected one of distribution, own, none, off'):
         IDAdapterAttnProcessor(16, 8, normalize="always")
 
 
