@@ -22,7 +22,7 @@ from .patchers import AnimatorModel
 from .progress import show_text
 from .wire import CATEGORY, Model, PoseKeypoint
 
-OVERLAY_SIDE = 768  # px, the most: floats of 200 frames are then 1.6 GB at worst
+OVERLAY_SIDE = 512  # px, the most: floats of 200 frames are then 0.7 GB at worst
 
 METHOD_TIP = (
     "learned: a network that corrects svd's fit where bodies or postures differ; the best. "
@@ -93,6 +93,8 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         aligned = align(motion, body, method, fit=fit, aligner=aligner, proportions=proportions)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))
+        if aligned.expected_error is not None:
+            distance += f"\nexpected to be off by {aligned.expected_error:.0%} of the body's height"
         text = "\n".join((distance, *aligned.notes, *shape_note(below, body)))
         show_text(cls.hidden.unique_id, text)
         given = aligned.poses, motion, body, aligned.residual

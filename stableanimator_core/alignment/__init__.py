@@ -13,9 +13,10 @@ from torch import Tensor
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
+from .advice import body_notes, head_note, result_notes
 from .fits import FITS, fit_clip, fittable_frames, follow_frames, repeated, shared_trust
-from .guidance import WINDOW, place_of
-from .learned import FEW_JOINTS, NOTED_DEGREES, doubt_note, fit_learned
+from .guidance import place_of
+from .learned import NOTED_DEGREES, doubt_note, fit_learned
 from .network import AlignmentNet
 from .perspective import chained_affine, chained_homography, fit_alike, fit_upright, resized
 from .polyfit import JOINTS, fit_line
@@ -85,6 +86,7 @@ def align(
         raise InputError(f"alignment fit '{fit}' is unknown; use {' or '.join(FITS)}")
     network = (aligner,) if method in WITH_ALIGNER else ()
     aligned = METHODS[method](driving, reference, fit, min_score, *network)
+    aligned = _with_advice(aligned, driving, reference, min_score, proportions)
     return _with_proportions(aligned, driving, reference, min_score) if proportions else aligned
 
 
@@ -96,6 +98,22 @@ def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_
     poses, _, notes = retarget(driving, reference, aligned.transform, min_score=min_score)
     residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
     return replace(aligned, poses=poses, residual=residual, notes=(*aligned.notes, *notes))
+
+
+def _with_advice(
+    aligned: Alignment, driving: Poses, reference: Poses, min_score: float, proportions: bool
+) -> Alignment:
+    """Says first what is off about the two bodies, last what is off about the result."""
+    if any(not poses.people or not _visible(poses, min_score).any() for poses in (driving, reference)):
+        return aligned  # method none alone comes here
+    people = int(reference.visible(min_score)[reference.first_shown(min_score)].any(-1).sum())
+    several = [f"the reference shows {people} people: the first one counts"] if people > 1 else []
+    body, seen, there = _body(driving), _visible(driving, min_score), _reference_person(reference, min_score)
+    moved = _body(aligned.poses)
+    after = result_notes(moved, body, seen, (reference.width, reference.height))
+    if isinstance(aligned.transform, Similarity) and not proportions:
+        after += head_note(moved, seen, *there)
+    return replace(aligned, notes=(*several, *body_notes(body, seen, *there), *aligned.notes, *after))
 
 
 def _align_none(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
@@ -270,9 +288,6 @@ def _notes(transform: Similarity, shared: Tensor, good: Tensor, fit: str) -> tup
         notes.append(f"{missed} of {len(good)} frames share too few joints with the reference: nearest fit used")
     elif first:
         notes.append(f"frames 0 to {first - 1} share too few joints with the reference: placed by frame {first}")
-    fewest = int(shared[good].sum(1).min()) if fit != "clip" else int(shared[good][:WINDOW].any(0).sum())
-    if fewest < FEW_JOINTS:
-        notes.append(f"only {fewest} joints are shared with the reference: check the result")
     degrees = float(torch.rad2deg(transform.angle[transform.angle.abs().argmax()]))
     if abs(degrees) > NOTED_DEGREES:
         notes.append(f"{'the clip is' if fit == 'clip' else 'single frames are'} turned by {degrees:.0f} degrees")

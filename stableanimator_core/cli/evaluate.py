@@ -24,6 +24,13 @@ PLACES = (  # rows that put the identity in place
 )
 
 
+SPECIAL = {  # sets of pairs with a table of their own
+    "plain": "adults before level cameras with long lenses",
+    "perspective": "filmed steeply",
+    "moving_camera": "moving camera",
+}
+
+
 def register(commands) -> None:
     """Add the commands to the parser."""
     group = commands.add_parser("evaluate", help="measure models")
@@ -126,7 +133,7 @@ def _print_alignment(scores: dict[str, Any], report: Report) -> None:
         title = f"{100 * float(share):.0f} % of the joints missing"
         values = (f"{rows[name]['dis']:8.4f}" if rows.get(name) else 8 * " " for name in methods)
         report.line(f"{title:55} {scores['pairs']:7d} " + " ".join(values))
-    for group, title in (("perspective", "filmed steeply"), ("moving_camera", "moving camera")):
+    for group, title in SPECIAL.items():
         special = scores[group]
         report.line(f"{title + ', ' + str(special['pairs']) + ' pairs':55}    mean  median    95th  travel kept")
         for name, row in special["methods"].items():

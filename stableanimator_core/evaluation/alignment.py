@@ -29,9 +29,15 @@ from ..video.charts import Chart
 
 # Methods of `align` that are measured; the oracle comes on top.
 ALIGNED = ("none", "v1", "svd", "affine", "homography", "learned")
-FEWER = 4  # times fewer pairs of each special camera
+FEWER = 4  # times fewer pairs in each special set
 MISSING = (0.3, 0.5, 0.7)  # shares of the joints that are lost in the harder rows
 ORACLE_STEPS = 30
+# Ordinary adults, all of them in the picture and turned to it, before level cameras with long lenses. Postures are as
+# mixed as ever.
+PLAIN = dict(
+    p_child=0.0, p_heavy=0.0, p_stylised=0.0, yaw=45.0, p_any_yaw=0.0, p_turn=0.0, driver_framing=(1.0, 0.0, 0.0),
+    reference_framing=(1.0, 0.0, 0.0), p_whole_clip=1.0, focal=(4.0, 5.0), pitch=5.0, roll=0.0,
+)  # fmt: skip
 TRAVELS = 0.05  # body heights, root mean square: a pelvis that moves more has a path to speak of
 
 
@@ -57,8 +63,9 @@ def evaluate_alignment(
     A pair on which a method raises counts as failed, and with the dis of "none", which is what a user is left with.
     travel: the aligned pelvis's path against the truth's where it moves at least TRAVELS: correlation and ratio of
     lengths, medians over those pairs; 1 and 1 is perfect.
-    perspective: pairs of their own whose drivers are filmed steeply from close by; moving_camera: such whose drivers'
-    camera pans, zooms and walks, with svd and learned in all FITS, whatever `fit` says.
+    Sets of their own, each of fewer pairs: plain, as PLAIN says; perspective, whose drivers are filmed steeply from
+    close by; moving_camera, whose drivers' camera pans, zooms and walks, with svd and learned in all FITS, whatever
+    `fit` says.
     learned is None throughout without an aligner, which affine and homography use, too. fit: one of FITS.
     on_pairs(done, all) reports progress.
     Raises InputError for pairs or frames below 1.
@@ -69,7 +76,7 @@ def evaluate_alignment(
     methods = [name for name in ALIGNED if name != "learned" or aligner is not None]
     tried = [name for name in ("svd", "learned") if name in methods]
     few = -(-pairs // FEWER)
-    special_fits = len(methods) + 1 + len(tried) * len(FITS)
+    special_fits = 2 * len(methods) + 1 + len(tried) * len(FITS)
     total, done = pairs * (len(methods) + len(MISSING) * len(tried)) + few * special_fits, 0
 
     def measured(
@@ -90,6 +97,7 @@ def evaluate_alignment(
         poorer = misaligned_pairs(motions, shapes, pairs, frames=frames, seed=seed, missing=(share, share))
         rows = {name: measured(name, poorer, none, made) for name in tried}
         missing[f"{share:g}"] = {name: _summary(rows.get(name), none) for name in ("svd", "learned")}
+    plain = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, **PLAIN)
     steep = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, steep=Steep())
     moving = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, handheld=Handheld())
     distances = {name: outcome.distance for name, outcome in outcomes.items()}
@@ -101,6 +109,7 @@ def evaluate_alignment(
         "framings": _rows(distances, made.framing @ torch.tensor([len(FRAMINGS), 1]), FRAMING_PAIRS),
         "views": _rows(distances, is_side_view(made).long(), ("front or back", "side")),
         "travel": {name: travel(outcome.moved, made) for name, outcome in outcomes.items()},
+        "plain": _special(measured, plain, {name: (name, fit) for name in methods[1:]}),
         "perspective": _special(measured, steep, {name: (name, fit) for name in methods[1:]}),
         "moving_camera": _special(measured, moving, {f"{name}, {way}": (name, way) for name in tried for way in FITS}),
         "worse_than_none": None if aligner is None else int((distances["learned"] > distances["none"]).sum()),
@@ -118,13 +127,13 @@ FRAMING_PAIRS = tuple(f"driver {driver}, reference {reference}" for driver in FR
 
 def misaligned_pairs(
     motions: Motions, shapes: Shapes, pairs: int, *, frames: int, seed: int, missing: tuple[float, float] = (0.0, 0.0),
-    steep: Steep | None = None, handheld: Handheld | None = None,
+    **settings: Any,
 ) -> Pairs:  # fmt: skip
     """Pairs on the CPU, given by the seed. Another share of missing joints leaves them the same otherwise.
 
-    steep, handheld: cameras of the drivers, see PairSettings.
+    settings: what else PairSettings has.
     """
-    settings = PairSettings(frames=frames, missing=missing, steep=steep, handheld=handheld)
+    settings = PairSettings(frames=frames, missing=missing, **settings)
     return make_pairs(motions, shapes, settings, pairs, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 

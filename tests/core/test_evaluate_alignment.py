@@ -157,7 +157,9 @@ def test_side_views_are_told_by_the_heading(pairs):
 def test_special_cameras_have_pairs_of_their_own(motions, shapes, net):
     """A quarter as many, the same ones for a seed, filmed as their name says; fits are compared where cameras move."""
     scores, _ = evaluation.evaluate_alignment(motions, shapes, aligner=net, pairs=9, frames=6, fit="frames")
-    for group, options in (("perspective", dict(steep=Steep())), ("moving_camera", dict(handheld=Handheld()))):
+    for group, options in (
+        ("plain", evaluation.PLAIN), ("perspective", dict(steep=Steep())), ("moving_camera", dict(handheld=Handheld())),
+    ):  # fmt: skip
         made = evaluation.misaligned_pairs(motions, shapes, 3, frames=6, seed=0, **options)
         assert scores[group]["pairs"] == 3
         best = evaluation.pair_distance(evaluation.moved_by(evaluation.best_similarity(made), made), made)
@@ -227,7 +229,7 @@ def test_time_is_that_of_align_per_frame(motions, shapes, net, monkeypatch):
 def test_progress_ends_at_all(motions, shapes):
     told = []
     evaluation.evaluate_alignment(motions, shapes, on_pairs=lambda *told_now: told.append(told_now), **FEW)
-    assert told[-1][0] == told[-1][1] == 8 * (5 + 3) + 2 * (5 + 4)
+    assert told[-1][0] == told[-1][1] == 8 * (5 + 3) + 2 * (2 * 5 + 4)
 
 
 def test_at_least_one_pair(motions, shapes):

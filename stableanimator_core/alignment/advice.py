@@ -1,0 +1,140 @@
+"""What an artist should know about two bodies and how one came to lie over the other, one sentence each."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..skeleton import HEAD
+
+# Shared joints below which the user is told.
+FEW_JOINTS = 5
+
+# A joint belongs to what a clip shows when at least this share of its frames shows it.
+SHOWN = 0.25
+
+# Legs, from hips down to ankles or knees, in lengths of the trunk: below LOW while the other body's are CONTRAST times
+# as long, somebody sits or crouches. Adults who stand have about 1.4 to 2.1 to the ankles, 0.7 to 1.0 to the knees.
+ANKLES_LOW, KNEES_LOW, CONTRAST = 1.0, 0.5, 1.4
+
+# Widths of shoulders and hips from right to left, in lengths of the trunk, beyond which front and back are told apart.
+FACING = 0.15
+
+SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13)
+
+# Growth of the driver beyond which the errors of its keypoints show.
+MUCH_LARGER = 3.0
+
+# How much larger or smaller than the reference's the driver's head comes out when the user is told, and how many
+# joints of each must be seen.
+OTHER_HEAD, HEAD_JOINTS = 1.5, 4
+
+
+def body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
+    """What stands in the way of any alignment, from what is visible and how the bodies are proportioned.
+
+    body: [F, 18, 2] px, seen: bool [F, 18], target: [18, 2] px, shown: bool [18].
+    """
+    often = seen.double().mean(0) >= SHOWN  # [18]
+    notes = []
+    shared = int((seen & shown).any(0).sum())
+    if not shared:
+        notes.append("no joint is shared with the reference: placed by what each of them shows; check the result")
+    elif shared < FEW_JOINTS:
+        notes.append(
+            f"only {shared} joint{'s are' * (shared > 1) or ' is'} shared with the reference: check the result"
+        )
+    for visible, whose in ((shown, "reference"), (often, "driving clip")):
+        if part := _framing(visible):
+            notes.append(f"only {part} visible in the {whose}")
+    if nobody := int((~seen.any(1)).sum()):
+        notes.append(f"the first person is not seen in {nobody} of {len(seen)} driving frames")
+    usable = body[seen.any(1)], seen[seen.any(1)]
+    posture = _posture(target[None], shown[None]), _posture(*usable)
+    for joints, low in (("ankles", ANKLES_LOW), ("knees", KNEES_LOW)):
+        reference, driver = (part[joints] for part in posture)
+        if math.isnan(reference) or math.isnan(driver):
+            continue
+        if reference < low and driver > CONTRAST * max(reference, 0):
+            notes.append("the reference sits or crouches, the driver stands: check the size")
+        elif driver < low and reference > CONTRAST * max(driver, 0):
+            notes.append("the driver sits or crouches, the reference stands: check the size")
+        break
+    facing = posture[0]["facing"], posture[1]["facing"]
+    if facing[0] < -FACING and facing[1] > FACING:
+        notes.append("the reference is seen from behind, the driver from the front")
+    elif facing[0] > FACING and facing[1] < -FACING:
+        notes.append("the driver is seen from behind, the reference from the front")
+    return notes
+
+
+def result_notes(moved: Tensor, body: Tensor, seen: Tensor, size: tuple[int, int]) -> list[str]:
+    """What is off about a result. moved: [F, 18, 2] px on the reference's canvas of size (width, height); the rest as
+    in body_notes.
+    """
+    notes = []
+    head = list(HEAD)
+    outside = ((moved < 0) | (moved > moved.new_tensor(size))).any(-1)  # [F, 18]
+    gone = seen[:, head].any(1) & (outside | ~seen)[:, head].all(1)
+    if gone.any():
+        frames = int(gone.sum())
+        notes.append(f"the head lies outside of the picture in {frames} of {len(seen)} frames")
+    growth = _size(moved, seen) / _size(body, seen)
+    if growth > MUCH_LARGER:
+        notes.append(f"the driver is enlarged {growth:.1f} times, and so are the errors of its keypoints")
+    return notes
+
+
+def head_note(moved: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
+    """What to do about a head of another size on a body of the same one. Arguments as in result_notes."""
+    larger = _head_size(moved, seen) / _head_size(target[None], shown[None])
+    if not (larger > OTHER_HEAD or larger < 1 / OTHER_HEAD):  # NaN where it can't be told
+        return []
+    return [f"the driver's head comes out {larger:.2g} times as large as the reference's: try proportions"]
+
+
+def _size(points: Tensor, seen: Tensor) -> float:
+    """Median over the frames of the larger side of the box around seen joints, px."""
+    points = points.masked_fill(~seen[..., None], math.nan)[seen.sum(1) > 1]
+    high = points.nan_to_num(-math.inf).amax(1) - points.nan_to_num(math.inf).amin(1)
+    return float(high.amax(-1).nanmedian()) if len(points) else math.nan
+
+
+def _head_size(points: Tensor, seen: Tensor) -> float:
+    """The largest distance of two head joints, px: 80th percentile over the frames that show HEAD_JOINTS of them."""
+    points, seen = points[:, list(HEAD)], seen[:, list(HEAD)]
+    usable = seen.sum(1) >= HEAD_JOINTS
+    if not usable.any():
+        return math.nan
+    points, seen = points[usable], seen[usable]
+    apart = (points[:, :, None] - points[:, None]).norm(dim=-1)  # [F, 5, 5]
+    apart = apart.masked_fill(~(seen[:, :, None] & seen[:, None]), 0).amax((1, 2))
+    return float(apart.quantile(0.8))
+
+
+def _framing(visible: Tensor) -> str | None:
+    """What alone is visible of somebody who is cut off. visible: bool [18]."""
+    if bool(visible[[*HIPS, *KNEES, *ANKLES]].any()):
+        return None
+    if bool(visible[[*ELBOWS, *WRISTS]].any()):
+        return "the upper body is"
+    if bool(visible[[*SHOULDERS]].any()):
+        return "head and shoulders are" if bool(visible[list(HEAD)].any()) else "the shoulders are"
+    return "the head is" if bool(visible[list(HEAD)].any()) else None
+
+
+def _posture(points: Tensor, seen: Tensor) -> dict[str, float]:
+    """Medians over the frames, in lengths of the trunk: how far ankles and knees are below the hips, and how far the
+    left side is to the right of the right one. NaN where it can't be told. points: [F, 18, 2] px, seen: bool [F, 18].
+    """
+    points = points.masked_fill(~seen[..., None], math.nan)
+    shoulders, hips, knees, ankles = (points[:, pair].nanmean(1) for pair in (SHOULDERS, HIPS, KNEES, ANKLES))
+    trunk = (hips - shoulders).norm(dim=-1)
+    across = (points[:, [5, 11], 0] - points[:, [2, 8], 0]).nanmean(1)
+    measured = {
+        "ankles": (ankles - hips)[:, 1] / trunk,
+        "knees": (knees - hips)[:, 1] / trunk,
+        "facing": across / trunk,
+    }
+    return {name: float(values.nanmedian()) for name, values in measured.items()}
