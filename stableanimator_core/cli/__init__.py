@@ -14,11 +14,11 @@ from contextlib import redirect_stdout
 
 from .. import __version__
 from ..errors import InputError
-from . import animate, bench, demo, doctor, evaluate, poses, train, weights
+from . import animate, bench, demo, doctor, evaluate, experiments, poses, train, weights
 from .report import Report, print_json
 
 PROGRAM = "stableanimator_core"
-COMMANDS = (animate, demo, doctor, weights, poses, evaluate, train, bench)
+COMMANDS = (animate, demo, doctor, weights, poses, evaluate, experiments, train, bench)
 
 
 class Parser(argparse.ArgumentParser):

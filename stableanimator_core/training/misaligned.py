@@ -36,7 +36,9 @@ from .bodies import (
 from .cameras import FRAMINGS, NEAREST, Camera, Handheld, Steep, draw_cameras, draw_sizes, handheld, outline
 from .draws import Draws
 
-__all__ = ["FRAMINGS", "KINDS", "Handheld", "Motions", "PairSettings", "Pairs", "Shapes", "Steep", "make_pairs"]
+__all__ = [
+    "FRAMINGS", "KINDS", "Handheld", "Motions", "PairSettings", "Pairs", "Shapes", "Steep", "lose_joints", "make_pairs",
+]  # fmt: skip
 
 KINDS = ("same pose", "other pose", "sits", "crouches", "kneels", "turned away")  # the reference's pose
 SAME, OTHER, SIT, CROUCH, KNEEL, AWAY = range(len(KINDS))
@@ -206,8 +208,8 @@ def make_pairs(
     _, found, found_inside = _detected(reference[:, None], cameras[1], sizes[1], heights[1], settings, draws)
     kept, kept_frame = _kept(inside, found_inside, draws)
     lost = draws.uniform((2, batch), *settings.missing)
-    driving_seen = _lose(inside, lost[0], kept_frame[..., None] & kept[:, None], draws)
-    reference_seen = _lose(found_inside, lost[1].clamp_max(MOST_LOST), kept[:, None], draws)
+    driving_seen = lose_joints(inside, lost[0], kept_frame[..., None] & kept[:, None], draws)
+    reference_seen = lose_joints(found_inside, lost[1].clamp_max(MOST_LOST), kept[:, None], draws)
     pairs = Pairs(
         driving=driving * driving_seen[..., None],
         driving_seen=driving_seen,
@@ -410,7 +412,7 @@ def _kept(inside: Tensor, found: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     return joints & there, at
 
 
-def _lose(inside: Tensor, share: Tensor, kept: Tensor, draws: Draws) -> Tensor:
+def lose_joints(inside: Tensor, share: Tensor, kept: Tensor, draws: Draws) -> Tensor:
     """What remains seen, bool [B, F, 18], of the joints `inside` after losing `share` [B] of them, never those `kept`.
 
     Joints are lost one by one, whole limbs and the whole person for a while, mixed anew for each clip.

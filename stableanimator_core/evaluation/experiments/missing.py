@@ -1,0 +1,109 @@
+"""Experiment 4: driving poses of which joints are missing, all the way to the video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ...alignment import align
+from ...errors import PoseError
+from ...keypoints import Poses
+from ...pipeline import to_uint8
+from ...pose.repair import repair_poses
+from ...training.draws import Draws
+from ...training.misaligned import lose_joints
+from ...video import contact_sheet
+from ...weights import load_aligner
+from .alignment import moved, network
+from .pictures import Curve, plot_curves, stacked
+from .studio import Studio, pose_distance
+from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, SETTING, Column, Result, Table, mean_row
+
+SHARES = (0.0, 0.3, 0.5, 0.7)
+METHODS = ("svd", "learned")
+FILLED = "learned, gaps filled"
+NOSE, WRISTS = 0, (7, 4)  # hand 0 is the left one
+
+MISSING = Column("missing", "% missing", 0)
+FAILED = Column("failed", "failed", 0)
+
+SETUP = (
+    "{pairs} misaligned pairs of {frames} frames, as in the experiment on alignment. The driver loses that share of "
+    "its body joints, as detectors lose them (single joints, whole limbs, the whole person for a while); the face goes "
+    "with the nose, a hand with its wrist. The transform is fitted to what is left, and what is left is drawn. Dis and "
+    'the place of the faces are of the whole driver, moved by that transform. "Gaps filled": first repaired as `poses '
+    "extract` repairs, which closes gaps of up to 8 frames. Where nothing can be fitted (failed) the poses are those "
+    "of none. HJB is off."
+)
+
+
+def run(studio: Studio) -> Result:
+    """Both methods at every share, and the learned one after a repair."""
+    pairs, aligner = studio.pairs(max(2, studio.extent.pairs // 2)), load_aligner()
+    scores: dict[tuple[float, str], list[dict[str, float]]] = {}
+    sheet = []
+    for number, take in enumerate(studio.told(pairs, "pairs with missing joints")):
+        for share in SHARES:
+            left = without_joints(take.driver, share, seed=take.clip.seed)
+            ways = {method: (method, left) for method in METHODS}
+            if share:
+                ways[FILLED] = ("learned", repair_poses(left))
+            for name, (method, seen) in ways.items():
+                try:
+                    aligned = align(seen, take.clip.reference_pose, method, aligner=network(method, aligner))
+                    poses, whole = aligned.poses, moved(take.driver, aligned.transform, take.clip.poses)
+                    failed = 0.0
+                except PoseError:
+                    poses = align(seen, take.clip.reference_pose, "none").poses
+                    whole, failed = align(take.driver, take.clip.reference_pose, "none").poses, 1.0
+                video = studio.animate(take, poses).video
+                values = studio.scores(take, video, studio.faces(whole))
+                scores.setdefault((share, name), []).append(
+                    values | {"dis": pose_distance(take, whole), "failed": failed}
+                )
+                if number == 0:
+                    sheet.append((f"{100 * share:.0f} %, {name}", to_uint8(video)))
+        if number == 0:
+            sheet.append(("the truth", take.clip.frames))
+    rows = [
+        mean_row(name, values, missing=round(100 * share)) | {"failed": int(sum(value["failed"] for value in values))}
+        for (share, name), values in scores.items()
+    ]
+    table = Table(
+        "missing", "Methods and shares of the joints that are missing",
+        (SETTING, MISSING, DIS, CSIM, CSIM_ERROR, L1, FACE_L1, FAILED), (*rows, *studio.places(pairs)),
+    )  # fmt: skip
+    plots = [
+        plot_curves(
+            [
+                Curve(
+                    name,
+                    [100 * share for share, method in scores if method == name],
+                    [row[column.key] for row in rows if row["setting"] == name],
+                )
+                for name in (*METHODS, FILLED)
+            ],
+            "% of the driver's joints missing", column.title, height=300,
+        )
+        for column in (DIS, CSIM, L1)
+    ]  # fmt: skip
+    return Result(
+        "missing", "Missing keypoints", SETUP.format(pairs=len(pairs), frames=studio.extent.frames), (table,),
+        {"missing": stacked(*plots)}, {"missing": contact_sheet(sheet, 8)},
+    )  # fmt: skip
+
+
+def without_joints(poses: Poses, share: float, *, seed: int) -> Poses:
+    """Person 0 without this share of the body joints that are seen, nor the face and hands that go with them."""
+    seen = torch.from_numpy(poses.visible()[:, 0])[None]  # [1, F, 18]
+    draws = Draws(torch.Generator().manual_seed(seed), "cpu")
+    left = lose_joints(seen, torch.tensor([share]), torch.zeros_like(seen), draws)[0].numpy()  # [F, 18]
+    hands = left[:, WRISTS, None]  # [F, 2, 1]
+    return replace(
+        poses,
+        body_score=np.where(left[:, None], poses.body_score, 0),
+        face_score=np.where(left[:, None, [NOSE]], poses.face_score, 0),
+        hands_score=np.where(hands[:, None], poses.hands_score, 0),
+    )
