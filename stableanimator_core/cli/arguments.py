@@ -146,6 +146,22 @@ def shapes_of(path: Path | None, split: str) -> "Shapes":
     return Shapes.load(path, other if f"{other}.npy" in held and f"{split}.npy" not in held else split)
 
 
+def prepare_folder(folder: Path, default: Path) -> Path:
+    """Make the output folder: the default one with its parents, another only in a folder that exists.
+
+    Raises InputError.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another --out")
+    if folder != default and not folder.parent.is_dir():
+        raise InputError(f"output folder {folder.parent} does not exist; create it or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+    return folder
+
+
 def existing_folder(path: Path, option: str = "--out") -> Path:
     """The folder into which a file of this path goes exists; returns the path. Raises InputError."""
     if not path.parent.is_dir():

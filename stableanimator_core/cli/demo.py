@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .animate import add_model_options, identity_of, load_animator, print_identity, progress_hooks
-from .arguments import add_json, whole
+from .arguments import add_json, prepare_folder, whole
 from .report import Report
 
 DEMO = Path(__file__).resolve().parents[1] / "assets" / "demo"
@@ -30,7 +30,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     from ..pose.draw import draw_poses
     from ..video import contact_sheet, overlay, read_image, write_image, write_video
 
-    folder = prepare_folder(args.out)
+    folder = prepare_folder(args.out, DEFAULT_OUT)
     reference = read_image(DEMO / "reference.png")
     reference_pose = Poses.load(DEMO / "reference.json")
     motion = Poses.load(DEMO / "driving.json")
@@ -90,19 +90,6 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
         "csim_without_hjb_mean": identity_of(plain)["csim_mean"],
         "notes": result.notes,
     }
-
-
-def prepare_folder(folder: Path) -> Path:
-    """Make the output folder: the default one with its parents, another only in a folder that exists."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another --out")
-    if folder != DEFAULT_OUT and not folder.parent.is_dir():
-        raise InputError(f"output folder {folder.parent} does not exist; create it or choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
-    return folder
 
 
 def captions(csim) -> list[str]:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
 from .animate import add_weights_options, dtype_of, load_animator
-from .arguments import add_json, places_of, whole
+from .arguments import add_json, places_of, prepare_folder, whole
 from .evaluate import SEED
 from .report import Report
 
@@ -43,11 +42,7 @@ def register(commands) -> None:
 
 def experiments_command(args: argparse.Namespace, report: Report) -> dict:
     """Run the experiments one after the other; files are written after each."""
-    parent = args.out.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"output folder {parent} does not exist; create it or choose another --out")
-    if args.out.is_file():
-        raise InputError(f"{args.out} is a file; give a folder for the report with --out")
+    prepare_folder(args.out, OUT)
     from ..evaluation.experiments import EXPERIMENTS, FULL, SMALL, Circumstances, Studio, markdown, write_report
     from ..performers import load_mocap
 
@@ -60,7 +55,6 @@ def experiments_command(args: argparse.Namespace, report: Report) -> dict:
         animator, extent, seed=args.seed, mocap=mocap, variants=_variants(args),
         on_item=lambda what, done, total: report.progress(done, total, what),
     )  # fmt: skip
-    args.out.mkdir(exist_ok=True)
     circumstances = Circumstances.of(
         command=_command(args, small), model=animator.models.config.name, device=animator.models.device,
         seed=args.seed, extent=extent, mocap=args.mocap,

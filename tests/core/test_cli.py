@@ -9,6 +9,7 @@ import pytest
 
 from stableanimator_core import cli, preflight
 from stableanimator_core.cli import demo
+from stableanimator_core.cli.arguments import prepare_folder
 from stableanimator_core.cli.report import Report, plain, rounded, sparkline
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.video import read_image, read_video, write_image, write_video
@@ -87,7 +88,7 @@ def test_what_ships_is_complete(run, tmp_path):
 
 def test_demo_makes_its_default_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert demo.prepare_folder(demo.DEFAULT_OUT).is_dir()
+    assert prepare_folder(demo.DEFAULT_OUT, demo.DEFAULT_OUT).is_dir()
 
 
 def test_methods_are_all_named():
