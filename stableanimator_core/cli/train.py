@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from . import train_poses
 from .arguments import SEED, add_json, positive, shapes_of, whole
 from .report import Report
 
@@ -27,11 +28,13 @@ def register(commands) -> None:
     parser.add_argument("--autoencoder-minutes", type=positive, metavar="M", help="cut this stage short")
     parser.add_argument("--animator-minutes", type=positive, metavar="M", help="cut this stage short")
     parser.add_argument("--workers", type=whole(1), help="processes that render; default: all cores but one")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out, if there are any")
     parser.add_argument("--seed", type=SEED)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything: does it run here?")
     add_json(parser)
     parser.set_defaults(run=train_mini_command)
     _register_alignment(recipes)
+    train_poses.register(recipes)
 
 
 def _register_alignment(recipes) -> None:
@@ -104,8 +107,9 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     stages = {} if args.stages is None else {"stages": args.stages.split(",")}
     models = train_mini(
-        args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from, **stages
-    )
+        args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from, resume=args.resume,
+        **stages,
+    )  # fmt: skip
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in models.parts().items()}
     seconds = time.monotonic() - start
     for name, count in parameters.items():

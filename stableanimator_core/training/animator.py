@@ -1,30 +1,43 @@
-"""Train PoseNet, image encoder, Face Encoder and UNet together: EDM v-prediction, loss weighted by 1 + face mask."""
+"""Train the animator, of any size: EDM v-prediction, loss weighted by 1 + face mask, conditions dropped at random."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..conditioning import clip_picture, image_token, time_ids
+from ..conditioning import image_token, time_ids
 from ..denoiser import scale_input, timestep_of
-from ..face import FaceBoxes, crop_faces
-from ..vae import encode_image
-from ..weights import Models
-from .autoencoder import CELL, face_mask
-from .data import ClipStore, prefetch
+from ..errors import InputError
+from ..vae import cell_size
+from ..weights import ModelConfig, Models
+from .autoencoder import face_mask
+from .checkpoint import Checkpoint
+from .curves import Curves
+from .data import prefetch
 from .graphs import Graphed
-from .loop import Budget, MovingAverage, OptimizerSteps, Progress
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress, generator_of
+from .material import Material, Sample
+from .validation import Validation
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PARTS = ("unet", "pose_net", "face_encoder", "image_encoder")
+ADAPTERS = "id_adapters"  # of the UNet, without the rest of it
 
 
 @dataclass(frozen=True)
 class AnimatorRecipe:
     """How the animator is trained."""
 
-    clips: int = 64  # in a batch
+    train: tuple[str, ...] = PARTS  # which of PARTS and ADAPTERS; the rest is frozen
+    clips: int = 64  # in a batch, in each process
+    accumulate: int = 1  # batches in a step
     frames: int = 8  # of each clip, until `long_after`
     long_after: float = 0.7  # of the budget: from then on whole clips, half as many
     rate: float = 5e-4
@@ -33,147 +46,173 @@ class AnimatorRecipe:
     average: float = 0.9995  # memory of the moving average
     drop_all: float = 0.1  # the unconditional half of guidance: no context, no image latents, no pose
     drop_face: float = 0.1  # the identity path off
+    drop_pose: float = 0.05
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"  # of the autocast on a GPU
+    gradient_checkpointing: bool = False  # less memory for a third more time
+    graphs: bool = True  # CUDA graphs, where the other settings allow them: faster for small networks
+    log_every: int = 100  # steps
+    validate_every: int = 0  # steps; 0: never
+    validate_steps: int = 10  # of the denoising
+    checkpoint_seconds: float = 240.0
     seed: int = 0
 
 
 class Animator(nn.Module):
-    """The trainable networks as one module: conditioning and UNet."""
+    """The networks that may train as one module: conditioning and UNet.
 
-    def __init__(self, models: Models):
+    train: which of PARTS and ADAPTERS do. A frozen image encoder is left out, the material has its tokens.
+    Raises InputError for other names.
+    """
+
+    def __init__(self, models: Models, train: tuple[str, ...] = PARTS):
         super().__init__()
-        self.unet, self.pose_net = models.unet, models.pose_net
-        self.face_encoder, self.image_encoder = models.face_encoder, models.image_encoder
+        unknown = [name for name in train if name not in (*PARTS, ADAPTERS)]
+        if unknown or not train:
+            what, known = ", ".join(unknown) or "nothing", ", ".join((*PARTS, ADAPTERS))
+            raise InputError(f"cannot train {what}; choose from {known}")
+        self.unet, self.pose_net, self.face_encoder = models.unet, models.pose_net, models.face_encoder
+        self.image_encoder = models.image_encoder if "image_encoder" in train else None
+        self.requires_grad_(False)
+        for name in train:
+            modules = self.unet.id_adapters() if name == ADAPTERS else [getattr(self, name)]
+            for module in modules:
+                module.requires_grad_(True)
+
+    def token(self, reference: Tensor) -> Tensor:
+        """The image token [B, 1, D] of a sample's reference, which is the token itself if the encoder is frozen."""
+        return reference if self.image_encoder is None else image_token(self.image_encoder, reference)
 
     def forward(
-        self, noisy: Tensor, timestep: Tensor, keep: Tensor, id_scale: Tensor, reference: Tensor, embedding: Tensor,
-        image_latents: Tensor, pose_images: Tensor, micro: Tensor,
+        self, noisy: Tensor, timestep: Tensor, keep: Tensor, id_scale: Tensor, show_pose: Tensor, reference: Tensor,
+        embedding: Tensor, image_latents: Tensor, pose_images: Tensor, micro: Tensor,
     ) -> Tensor:  # fmt: skip
-        """v-prediction [B, F, 4, h, w] for what `_noisy_batch` makes."""
+        """v-prediction [B, F, 4, h, w] for what `noisy_batch` makes."""
         frames = noisy.shape[1]
-        token = image_token(self.image_encoder, reference)  # [B, 1, D]
+        token = self.token(reference)  # [B, 1, D]
         faces = self.face_encoder(embedding, token)  # [B, 4, D]
         context = torch.cat([token, faces], dim=1) * keep[:, None, None]
         pose = self.pose_net(pose_images.flatten(0, 1))  # [B * F, C, h, w]
-        pose = pose * keep.repeat_interleave(frames)[:, None, None, None]
+        pose = pose * (keep * show_pose).repeat_interleave(frames)[:, None, None, None]
         still = (image_latents * keep[:, None, None, None])[:, None].expand(-1, frames, -1, -1, -1)
         return self.unet(torch.cat([noisy, still], dim=2), timestep, context, micro, pose, id_scale)
 
 
-@dataclass
-class EncodedClips:
-    """What the animator sees of the clips, made once."""
-
-    latents: Tensor  # [N, F, 4, h, w] scaled, float16
-    image_latents: Tensor  # [N, 4, h, w] of the reference with noise augmentation, not scaled
-    reference: Tensor  # [N, 3, S, S] uint8, at the image encoder's size
-    embedding: Tensor  # [N, D] of the reference's face
-    has_face: Tensor  # [N] bool
-
-
-@torch.no_grad()
-def encode_clips(models: Models, store: ClipStore, *, device: torch.device, chunk: int = 16) -> EncodedClips:
-    """Run the frozen networks over all clips of this process."""
-    config, parts = models.config, []
-    generator = torch.Generator(device).manual_seed(1)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    batches = np.array_split(store.own, -(-len(store.own) // chunk))
-    remaining = iter(batches)
-
-    def draw() -> tuple[Tensor, Tensor]:
-        chosen = next(remaining)
-        return torch.from_numpy(store.clips[chosen]), torch.from_numpy(store.face_boxes[chosen, 0])
-
-    loader = prefetch(draw, device=device)
-    for _ in batches:
-        frames, boxes = next(loader)
-        x = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # [n, F + 1, 3, H, W]
-        with autocast:
-            latents = encode_image(models.vae, x[:, 1:].flatten(0, 1)) * models.vae.config.scaling_factor
-            noisy = x[:, 0] + config.noise_augmentation * torch.randn(x[:, 0].shape, generator=generator, device=device)
-            still = encode_image(models.vae, noisy)
-            found = torch.isfinite(boxes).all(1)
-            safe = torch.where(found[:, None], boxes, boxes.new_tensor([0, 0, store.width, store.height]))
-            faces = FaceBoxes(safe, torch.ones_like(found))
-            embedding = models.face_embedder(crop_faces(x[:, 0], faces, models.face_embedder.input_size))
-        small = clip_picture(models.image_encoder, x[:, 0])
-        parts.append((
-            latents.unflatten(0, (len(x), -1)).half(), still.float(), ((small + 1) * 127.5).clamp(0, 255).byte(),
-            embedding.float(), found,
-        ))  # fmt: skip
-    return EncodedClips(*(torch.cat(column) for column in zip(*parts)))
-
-
 def train_animator(
-    models: Models, store: ClipStore, budget: Budget, recipe: AnimatorRecipe, *, device: torch.device, process: int = 0,
-    on_checkpoint: Callable[[], None] | None = None, checkpoint_minutes: float = 4.0,
-) -> None:  # fmt: skip
-    """Train in place; the networks end with their averaged weights. on_checkpoint: called now and then with them."""
-    encoded = encode_clips(models, store, device=device)
-    animator = Animator(models).to(device).train().requires_grad_(True)
-    network = Graphed(animator, device)
+    models: Models, material: Material, budget: Budget, recipe: AnimatorRecipe, *, device: torch.device,
+    process: int = 0, out: Path | None = None, on_checkpoint: Callable[[], None] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Train in place; the networks end with their averaged weights. Returns the last loss and validation scores.
+
+    out: folder for the checkpoint, from which a run goes on if it is there, for validation pictures and curves. Every
+    batch follows from seed, process and step, so that a run that was killed goes on to the same weights.
+    on_checkpoint: called with the averaged weights whenever the first process has saved them.
+    Raises InputError when the checkpoint is of another recipe or model.
+    """
+    first = process == 0
+    animator = Animator(models, recipe.train).to(device).train()
+    if recipe.gradient_checkpointing:
+        models.unet.enable_gradient_checkpointing()
+    trained = [parameter for parameter in animator.parameters() if parameter.requires_grad]
     average = MovingAverage(animator, recipe.average)
-    step = OptimizerSteps(torch.optim.AdamW(
-        animator.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"
-    ))  # fmt: skip
-    rng = np.random.default_rng([recipe.seed, process])
-    progress = Progress("animator", budget)
-    sample = prefetch(lambda: _draw(store, rng, recipe, progress), device=device)
-    saved = 0.0
-    for _ in progress:
-        clips, start, pose_images, boxes = next(sample)
-        batch, target = _noisy_batch(encoded, clips, start, pose_images, models, recipe)
-        v = network(*batch)
-        height, width = v.shape[-2:]
-        weight = 1 + face_mask(boxes.flatten(0, 1) / CELL, (height, width)).unflatten(0, v.shape[:2])
-        loss = ((v.float() - target) ** 2 * weight).mean()
-        step(loss, progress.learning_rate(recipe.rate))
+    steps = OptimizerSteps(
+        torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.dtype == "fp16" and device.type == "cuda"),
+    )
+    curves = Curves(out / "curves" if out and first else None)
+    progress = Progress("animator", budget, every=recipe.log_every, on_report=curves.add)
+    checkpoint = Checkpoint(
+        out and out / "animator.pt", recipe=recipe, network=animator, average=average, steps=steps, progress=progress,
+        seconds=recipe.checkpoint_seconds, writes=first,
+    )  # fmt: skip
+    checkpoint.restore()
+    graphs = recipe.graphs and recipe.accumulate == 1 and not recipe.gradient_checkpointing
+    network = Graphed(animator, device, dtype=DTYPES[recipe.dtype], graphs=graphs)
+    validation = None
+    if first and out and recipe.validate_every:
+        validation = Validation.of(models, animator, material, out, steps=recipe.validate_steps, dtype=network.dtype)
+    batches = _batches(material, recipe, progress, models.config, cell_size(models.vae), device=device, process=process)
+    scores: dict[str, float] = {}
+    for step in progress:
+        total = torch.zeros((), device=device)
+        for _ in range(recipe.accumulate):
+            batch, target, weight = next(batches)
+            loss = ((network(*batch).float() - target) ** 2 * weight).mean() / recipe.accumulate
+            steps.add(loss)
+            total += loss.detach()
+        rate = progress.learning_rate(recipe.rate)
+        steps.step(rate)
         average.update()
-        progress.report(loss=loss)
-        if on_checkpoint and budget.minutes and progress.done * budget.minutes - saved > checkpoint_minutes:
-            saved = progress.done * budget.minutes
+        progress.report(loss=total, rate=torch.tensor(rate))
+        if validation and (step + 1) % recipe.validate_every == 0:
             average.swap()
-            on_checkpoint()
+            scores |= validation.look(step + 1)
             average.swap()
+            curves.add(step + 1, scores)
+        if checkpoint.due():
+            checkpoint.save(step + 1)
+            if on_checkpoint is not None:
+                average.swap()
+                on_checkpoint()
+                average.swap()
+        scores["loss"] = total
+    checkpoint.save(progress.step)
+    curves.close()
     average.swap()
     animator.eval().requires_grad_(False)
+    models.unet.disable_gradient_checkpointing()
+    return {name: float(value) for name, value in scores.items()}
 
 
-def _draw(store: ClipStore, rng: np.random.Generator, recipe: AnimatorRecipe, progress: Progress) -> tuple:
-    """Runs of frames in random clips of this process: places in `own`, first frames, pose images, face boxes."""
-    length = store.frames if progress.done >= recipe.long_after else min(recipe.frames, store.frames)
-    count = max(1, recipe.clips * recipe.frames // length)
-    chosen = rng.integers(len(store.own), size=count)
-    start = rng.integers(0, store.frames - length + 1, count)
-    runs = [(store.own[c], slice(s + 1, s + 1 + length)) for c, s in zip(chosen, start)]  # frame 0 is the reference
-    poses = np.stack([store.pose_images[run] for run in runs])
-    boxes = np.stack([store.face_boxes[run] for run in runs])
-    return torch.from_numpy(chosen), torch.from_numpy(start), torch.from_numpy(poses), torch.from_numpy(boxes)
+def _batches(
+    material: Material, recipe: AnimatorRecipe, progress: Progress, config: ModelConfig, cell: int, *,
+    device: torch.device, process: int,
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:  # fmt: skip
+    """Inputs, targets and weights of one process's batches from the present step on, without end."""
+    first = progress.step * recipe.accumulate
+    numbers = count(first)
+    loader = prefetch(lambda: draw(material, recipe, progress, next(numbers), process), device=device)
+    for number, drawn in enumerate(loader, first):
+        sample = material.gather(*drawn)
+        batch, target = noisy_batch(sample, config, recipe, generator_of(device, recipe.seed, process, number))
+        size = target.shape[-2:]
+        yield batch, target, 1 + face_mask(sample.boxes.flatten(0, 1) / cell, size).unflatten(0, target.shape[:2])
 
 
-def _noisy_batch(
-    encoded: EncodedClips, clips: Tensor, start: Tensor, pose_images: Tensor, models: Models, recipe: AnimatorRecipe
+def draw(
+    material: Material, recipe: AnimatorRecipe, progress: Progress, number: int, process: int
+) -> tuple[Tensor, ...]:
+    """The runs of frames of batch `number` of one process: later on longer and fewer."""
+    late = progress.done_at(number // recipe.accumulate) >= recipe.long_after
+    length = material.frames if late else min(recipe.frames, material.frames)
+    clips = max(1, recipe.clips * recipe.frames // length)
+    return material.draw(np.random.default_rng([recipe.seed, process, number]), clips, length)
+
+
+def noisy_batch(
+    sample: Sample, config: ModelConfig, recipe: AnimatorRecipe, generator: torch.Generator
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The inputs of `Animator` and its v-target. pose_images: uint8 [B, F, H, W, 3]."""
-    count, length = pose_images.shape[:2]
-    device = clips.device
-    frames = start[:, None] + torch.arange(length, device=device)
-    x0 = encoded.latents[clips[:, None], frames].float()  # [B, F, 4, h, w]
-    sigma = (recipe.sigma_mean + recipe.sigma_std * torch.randn(count, device=device)).exp()
+    """The inputs of `Animator` and its v-target."""
+    x0, device, clips = sample.latents, sample.latents.device, len(sample.latents)
+    normal, uniform = (
+        lambda *shape, draw=draw: draw(shape, generator=generator, device=device) for draw in (torch.randn, torch.rand)
+    )
+    sigma = (recipe.sigma_mean + recipe.sigma_std * normal(clips)).exp()
     wide = sigma[:, None, None, None, None]
-    x = x0 + wide * torch.randn_like(x0)
+    x = x0 + wide * normal(*x0.shape)
     target = (x / (wide**2 + 1) - x0) * (wide**2 + 1).sqrt() / wide
-    keep = (torch.rand(count, device=device) >= recipe.drop_all).float()
-    with_face = (torch.rand(count, device=device) >= recipe.drop_face) & encoded.has_face[clips]
+    keep, with_face, show_pose = (
+        uniform(clips) >= drop for drop in (recipe.drop_all, recipe.drop_face, recipe.drop_pose)
+    )
     batch = (
         scale_input(x, wide),
         timestep_of(sigma),
-        keep,
-        with_face.float(),
-        encoded.reference[clips].float() / 127.5 - 1,
-        encoded.embedding[clips],
-        encoded.image_latents[clips],
-        pose_images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
-        time_ids(models.config).to(device).repeat(count, 1),
+        keep.float(),
+        (with_face & sample.has_face).float(),
+        show_pose.float(),
+        sample.reference,
+        sample.embedding,
+        sample.image_latents,
+        sample.pose_images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
+        time_ids(config).to(device).repeat(clips, 1),
     )
     return batch, target
-

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +13,10 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
 from ..models.iresnet import IResNet
+from .checkpoint import Checkpoint
 from .data import ClipStore, prefetch
 from .graphs import Graphed
-from .loop import Budget, MovingAverage, OptimizerSteps, Progress
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress, generator_of
 
 CELL = 8  # pixels of a latent cell
 FACE_GAIN = 3.0  # extra weight of faces in the pixel loss
@@ -30,6 +33,7 @@ class AutoencoderRecipe:
     kl_weight: float = 1e-4
     feature_weight: float = 0.3
     latent_noise: float = 0.05  # largest relative noise that the decoder learns to bear
+    checkpoint_seconds: float = 60.0
     seed: int = 0
 
 
@@ -68,35 +72,51 @@ class Reconstruction(nn.Module):
 
 def train_autoencoder(
     vae: AutoencoderKLTemporalDecoder, store: ClipStore, embedder: IResNet, budget: Budget, recipe: AutoencoderRecipe,
-    *, device: torch.device, process: int = 0,
+    *, device: torch.device, process: int = 0, out: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train in place and measure `scaling_factor`."""
-    rng = np.random.default_rng([recipe.seed, process])
+    """Train in place and measure `scaling_factor`.
+
+    out: folder for the checkpoint, from which a run goes on if it is there. Batches follow from seed, process and step
+    alone once all clips are rendered: before, only those that are there can be drawn.
+    """
     vae.to(device).train().requires_grad_(True)
-    step = OptimizerSteps(torch.optim.AdamW(
+    steps = OptimizerSteps(torch.optim.AdamW(
         vae.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
     ))  # fmt: skip
-    network = Graphed(Reconstruction(vae, embedder, recipe), device)
     average = MovingAverage(vae)
     progress = Progress("vae", budget)
-    sample = prefetch(lambda: _draw(store, rng, recipe), device=device)
-    for _ in progress:
+    checkpoint = Checkpoint(
+        out and out / "vae.pt", recipe=recipe, network=vae, average=average, steps=steps, progress=progress,
+        seconds=recipe.checkpoint_seconds, writes=process == 0,
+    )  # fmt: skip
+    checkpoint.restore()
+    network = Graphed(Reconstruction(vae, embedder, recipe), device)
+    numbers = count(progress.step)
+    sample = prefetch(lambda: draw_frames(store, recipe, next(numbers), process), device=device)
+    for step in progress:
         frames, boxes, has_face = next(sample)
         x = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1  # [B, L, 3, H, W]
         shape = (len(boxes), 4, x.shape[-2] // CELL, x.shape[-1] // CELL)
-        noise = torch.randn(shape, device=device)
-        blur = torch.randn(shape, device=device) * recipe.latent_noise * torch.rand(len(boxes), 1, 1, 1, device=device)
+        random = dict(generator=generator_of(device, recipe.seed, process, step), device=device)
+        noise = torch.randn(shape, **random)
+        blur = torch.randn(shape, **random) * recipe.latent_noise * torch.rand((len(boxes), 1, 1, 1), **random)
         parts = network(x, boxes, has_face, noise, blur)
-        step(parts[0], progress.learning_rate(recipe.rate))
+        steps(parts[0], progress.learning_rate(recipe.rate))
         average.update()
         progress.report(**dict(zip(("loss", "l1", "feature", "kl"), parts.detach().unbind())))
+        if checkpoint.due():
+            checkpoint.save(step + 1)
+    checkpoint.save(progress.step)
     average.swap()
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1 / float(_latent_spread(vae, store, device)), 5))
 
 
-def _draw(store: ClipStore, rng: np.random.Generator, recipe: AutoencoderRecipe) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: uint8 [B, L, H, W, 3], face boxes [B * L, 4] and which of them hold a face inside the picture."""
+def draw_frames(
+    store: ClipStore, recipe: AutoencoderRecipe, step: int, process: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A step's batch: uint8 [B, L, H, W, 3], face boxes [B * L, 4] and which of them hold a face in the picture."""
+    rng = np.random.default_rng([recipe.seed, process, step])
     close_up = rng.random() < recipe.close_ups and recipe.crop < min(store.width, store.height)
     length = 4 if close_up else int(rng.choice([1, store.frames], p=[0.3, 0.7]))
     width, height = (recipe.crop, recipe.crop) if close_up else (store.width, store.height)

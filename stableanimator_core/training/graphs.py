@@ -17,10 +17,15 @@ class Graphed:
 
     dtype: of the autocast on CUDA; float32 is none, and matrix products in TF32. The network must return one tensor and
     take tensors alone. A graph whose first output differs from the network's own is not used.
+    graphs=False: none at all, for networks that recompute parts of themselves in the backward pass, and for gradients
+    of several calls that add up: a graph's backward writes over those of the call before.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, *, dtype: torch.dtype = torch.bfloat16):
+    def __init__(
+        self, network: nn.Module, device: torch.device, *, dtype: torch.dtype = torch.bfloat16, graphs: bool = True
+    ):
         self.network, self.device, self.dtype = network, device, dtype
+        self.graphs = graphs and device.type == "cuda"
         self._calls: dict[torch.Size, nn.Module] = {}
         if device.type == "cuda":
             for module in network.modules():
@@ -33,7 +38,7 @@ class Graphed:
         with _tensor_cores(), torch.autocast(self.device.type, self.dtype, enabled=half, cache_enabled=False):
             shape = batch[0].shape
             if shape not in self._calls:
-                self._calls[shape] = self._capture(batch) if cuda else self.network
+                self._calls[shape] = self._capture(batch) if self.graphs else self.network
             return self._calls[shape](*batch)
 
     def _capture(self, batch: tuple[Tensor, ...]) -> nn.Module:

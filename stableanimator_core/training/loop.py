@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import _flatten_dense_tensors, _take_tensors, _unflatten_dense_tensors
 
 log = logging.getLogger(__name__)
 CLOCK_STEPS = 10  # between looks at the clock, which all processes must agree on
 MOST_SKIPPED = 50  # steps without a finite gradient before giving up
+PATIENCE = timedelta(hours=12)  # of the other processes while the first one prepares something
+BUCKET = 1 << 28  # bytes of gradients that the processes talk about at once
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,15 @@ class Budget:
 class Progress:
     """Counts steps against a budget; `done` runs from 0 to 1 and drives the learning rate.
 
-    alone: only this process counts, the others do something else meanwhile.
+    alone: only this process counts, the others do something else meanwhile. on_report(steps done, means) is called with
+    what goes to the log.
     """
 
-    def __init__(self, name: str, budget: Budget, *, every: int = 100, alone: bool = False):
-        self.name, self.budget, self.every, self.alone = name, budget, every, alone
+    def __init__(
+        self, name: str, budget: Budget, *, every: int = 100, alone: bool = False,
+        on_report: Callable[[int, dict[str, float]], None] | None = None,
+    ):  # fmt: skip
+        self.name, self.budget, self.every, self.alone, self.on_report = name, budget, every, alone, on_report
         self.step = 0
         self.done = 0.0
         self._start, self._seconds = time.monotonic(), 0.0
@@ -59,10 +68,13 @@ class Progress:
         self._start = time.monotonic() - seconds
         self._measure()
 
+    def done_at(self, step: int) -> float:
+        """How much of the budget is used up before this step; without minutes a matter of the step alone."""
+        done = step / self.budget.steps
+        return done if self.budget.minutes is None else max(done, self._seconds / (60 * self.budget.minutes))
+
     def _measure(self) -> None:
-        self.done = self.step / self.budget.steps
-        if self.budget.minutes is not None:
-            self.done = max(self.done, self._seconds / (60 * self.budget.minutes))
+        self.done = self.done_at(self.step)
 
     def learning_rate(self, peak: float, *, warmup: float = 0.02, floor: float = 0.02) -> float:
         """Linear warm-up over a share of the budget, then a cosine down to floor · peak."""
@@ -76,17 +88,39 @@ class Progress:
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + value.detach()
         if (self.step + 1) % self.every == 0:
-            means = "  ".join(f"{key} {float(total) / self.every:.4f}" for key, total in self._sums.items())
-            log.info("%s step %d (%.0f %%, %.0f s)  %s", self.name, self.step + 1, 100 * self.done, self.seconds, means)
+            means = {key: float(total) / self.every for key, total in self._sums.items()}
+            told = "  ".join(f"{key} {mean:.4f}" for key, mean in means.items())
+            log.info("%s step %d (%.0f %%, %.0f s)  %s", self.name, self.step + 1, 100 * self.done, self.seconds, told)
+            if self.on_report is not None:
+                self.on_report(self.step + 1, means)
             self._sums = {}
 
 
+def start_processes() -> PartialState:
+    """What `accelerate launch` has started, or this process alone, set up for training."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def generator_of(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator that follows from these numbers alone: seed, process, step, ..."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict without parameters that are frozen; it shares the module's storage."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {key: tensor for key, tensor in module.state_dict().items() if key not in frozen}
+
+
 class MovingAverage:
-    """Exponential moving average of a module's weights, with a short memory at the start."""
+    """Exponential moving average of a module's weights that train, with a short memory at the start."""
 
     def __init__(self, module: nn.Module, decay: float = 0.999):
         self.decay = decay
-        self._live = module.state_dict()  # shares the module's storage
+        self._live = trained_state(module)
         self._average = {key: tensor.clone() for key, tensor in self._live.items()}
         self._floats = [key for key, tensor in self._live.items() if tensor.is_floating_point()]
         self._updates = 0
@@ -122,38 +156,65 @@ class MovingAverage:
 
 
 class OptimizerSteps:
-    """Backward over all processes, or in this one alone, clipped; a gradient that is not finite is skipped."""
+    """Backward over all processes, or in this one alone, clipped; a gradient that is not finite is skipped.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, clip: float = 1.0, alone: bool = False):
+    scaler: for autocast in float16, whose gradients would vanish.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, *, clip: float = 1.0, alone: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
+    ):  # fmt: skip
         self.optimizer, self.clip, self.alone, self.skipped = optimizer, clip, alone, 0
+        self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
 
     def __call__(self, loss: Tensor, rate: float) -> None:
         """One step at this learning rate. Raises RuntimeError after many steps in a row without a finite gradient."""
+        self.add(loss)
+        self.step(rate)
+
+    def add(self, loss: Tensor) -> None:
+        """Backward of a part of a step's loss; the parts add up."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, rate: float) -> None:
+        """Go along the gradient that has added up, at this learning rate. Raises RuntimeError as a call does."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if not self.alone:
             _average_over_processes([p.grad for p in self.parameters if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            self.skipped = 0
-            return
-        self.skipped += 1
+        self.scaler.unscale_(self.optimizer)
+        finite = torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped = 0 if finite else self.skipped + 1
         if self.skipped > MOST_SKIPPED:
             raise RuntimeError(f"no finite gradient in {self.skipped} steps; lower the learning rate")
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "skipped": self.skipped}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier run's `state`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
 
 
 def _average_over_processes(gradients: list[Tensor]) -> None:
     if not dist.is_initialized():
         return
-    flat = _flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients)):
-        gradient.copy_(mean)
+    for some in _take_tensors(gradients, BUCKET):
+        flat = _flatten_dense_tensors(some)
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, mean in zip(some, _unflatten_dense_tensors(flat, some)):
+            gradient.copy_(mean)
 
 
 def take_from_first_process(*modules: nn.Module) -> None:

@@ -8,12 +8,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from ..errors import InputError
@@ -21,19 +19,21 @@ from ..performers import FACE_SCALE, load_mocap, render_dataset, render_views, r
 from ..weights import ModelConfig, Models, build_models, fill_models, save_models
 from .animator import AnimatorRecipe, train_animator
 from .autoencoder import AutoencoderRecipe, train_autoencoder
+from .checkpoint import check_fresh, read_state, write_state
 from .data import ClipStore
 from .faces import train_embedder, verification
-from .loop import Budget, take_from_first_process
+from .loop import Budget, start_processes, take_from_first_process
+from .material import RenderedMaterial
 
 log = logging.getLogger(__name__)
 
 STAGES = ("faces", "autoencoder", "animator")
+CHECKPOINTS = dict(zip(STAGES, ("faces.pt", "vae.pt", "animator.pt")))
 CROSS_DIM = 192
 ID_DIM = 256
 FACE_SIZE = 64  # px of the embedders' crops
 UNSEEN = 256  # people for checking the embedders
 FIRST_CLIPS = 2_000  # enough to begin with
-PATIENCE = timedelta(hours=12)  # of the other processes while the first one renders and trains the embedders
 CROSS, PLAIN = "CrossAttn{}BlockSpatioTemporal", "{}BlockSpatioTemporal"
 
 
@@ -52,7 +52,7 @@ class MiniRecipe:
     autoencoder: Budget = Budget(20_000)
     reconstruction: AutoencoderRecipe = AutoencoderRecipe()
     animator: Budget = Budget(20_000)
-    animation: AnimatorRecipe = AnimatorRecipe()
+    animation: AnimatorRecipe = AnimatorRecipe(validate_every=2_000)
     seed: int = 1
 
 
@@ -124,25 +124,27 @@ def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) 
 
 def train_mini(
     out: Path, recipe: MiniRecipe, *, stages: Sequence[str] = STAGES, mocap: Path | None = None,
-    data: Path | None = None, start_from: Path | None = None,
+    data: Path | None = None, start_from: Path | None = None, resume: bool = False,
 ) -> Models:  # fmt: skip
     """Render performers, train embedder, judge, VAE and animator, and write a model folder to `out`.
 
     On several GPUs under `accelerate launch`. mocap: motion capture for a share of the clips (see performers).
     data: where the rendered clips go or already are, `out`/data by default. start_from: a model folder to go on from;
-    parts that it lacks start fresh. stages: which of STAGES to train.
-    Raises InputError when `out` is a file, a stage is unknown or the motion capture cannot be read.
+    parts that it lacks start fresh. stages: which of STAGES to train. resume: go on where a run that was killed had
+    come to, from the checkpoints in `out`/checkpoints.
+    Raises InputError when `out` is a file, a stage is unknown, an earlier run would be overwritten or the motion
+    capture cannot be read.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the model")
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
+    left = out / "checkpoints"
+    check_fresh([left / CHECKPOINTS[stage] for stage in stages], resume=resume)
     if mocap is not None:
         load_mocap(mocap)  # a file that cannot be read ends it here, not in the processes that render
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = start_processes()
     device, data = state.device, data or out / "data"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
     main = state.is_main_process
     save = (lambda: save_models(models, out)) if main else None
     torch.manual_seed(recipe.seed)
@@ -152,11 +154,11 @@ def train_mini(
         torch.manual_seed(recipe.seed + 1 + state.process_index)
         if "faces" in stages:
             if main:
-                _train_faces(models, data, recipe, device)
+                _faces(models, data, recipe, device, left / CHECKPOINTS["faces"])
             take_from_first_process(models.face_embedder, models.face_judge)
         _wait(renderer, lambda: rendered(data / "clips") >= min(FIRST_CLIPS, recipe.clips))
         store = ClipStore(data / "clips", process=state.process_index, processes=state.num_processes)
-        share = dict(device=device, process=state.process_index)
+        share = dict(device=device, process=state.process_index, out=left)
         if "autoencoder" in stages:
             train_autoencoder(
                 models.vae, store, models.face_embedder, recipe.autoencoder, recipe.reconstruction, **share
@@ -166,13 +168,26 @@ def train_mini(
         _wait(renderer, lambda: store.ready == len(store))
         log.info("%d clips rendered", len(store))
         if "animator" in stages:
-            train_animator(models, store, recipe.animator, recipe.animation, on_checkpoint=save, **share)
+            material = RenderedMaterial(models, store, device=device)
+            train_animator(models, material, recipe.animator, recipe.animation, on_checkpoint=save, **share)
     finally:
         if renderer is not None:
             renderer.terminate()
     if main:
         save()
     return models
+
+
+def _faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.device, checkpoint: Path) -> None:
+    """Train embedder and judge, or take those of an earlier run: a stage of minutes is kept as a whole."""
+    parts = {name: getattr(models, name) for name in ("face_embedder", "face_judge")}
+    if checkpoint.is_file():
+        for name, state in read_state(checkpoint).items():
+            parts[name].load_state_dict(state)
+        log.info("the embedders of the earlier run are taken")
+        return
+    _train_faces(models, data, recipe, device)
+    write_state(checkpoint, {name: part.state_dict() for name, part in parts.items()})
 
 
 def _start(recipe: MiniRecipe, start_from: Path | None) -> Models:

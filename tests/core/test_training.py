@@ -13,20 +13,19 @@ import pytest
 import torch
 from torch import nn
 
-from stableanimator_core.denoiser import timestep_of, x0_from_v
 from stableanimator_core.errors import InputError
 from stableanimator_core.models.iresnet import IResNet
 from stableanimator_core.performers import render_dataset
 from stableanimator_core.training import loop, mini
-from stableanimator_core.training.animator import Animator, AnimatorRecipe, _draw, _noisy_batch, encode_clips
+from stableanimator_core.training.animator import AnimatorRecipe
 from stableanimator_core.training.autoencoder import (
     AutoencoderRecipe,
     Reconstruction,
     _sample_boxes,
+    draw_frames,
     face_mask,
     train_autoencoder,
 )
-from stableanimator_core.training.autoencoder import _draw as draw_frames
 from stableanimator_core.training.data import ClipStore, prefetch
 from stableanimator_core.training.faces import MarginHead, degrade, train_embedder, verification
 from stableanimator_core.training.graphs import Graphed
@@ -317,9 +316,9 @@ def test_sampled_boxes_are_the_pixels_of_the_box():
 
 @pytest.mark.parametrize("close_ups", [0.0, 1.0])
 def test_drawn_frames_and_their_boxes(store, close_ups):
-    rng, recipe = np.random.default_rng(0), AutoencoderRecipe(frames=4, crop=32, close_ups=close_ups)
-    for _ in range(10):
-        frames, boxes, has_face = draw_frames(store, rng, recipe)
+    recipe = AutoencoderRecipe(frames=4, crop=32, close_ups=close_ups)
+    for step in range(10):
+        frames, boxes, has_face = draw_frames(store, recipe, step)
         side = 32 if close_ups else 64
         assert frames.dtype == torch.uint8 and frames.shape[2:] == (side, side, 3)
         assert boxes.shape == (frames.shape[0] * frames.shape[1], 4) and has_face.shape == boxes.shape[:1]
@@ -385,81 +384,7 @@ def test_the_autoencoder_learns(tiny_model, bright):
     assert latents.std().item() == pytest.approx(1, abs=0.01)
 
 
-# --- animator -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_model):
-    return load_models(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def encoded(tiny, clips):
-    return encode_clips(tiny, ClipStore(clips), device=CPU, chunk=2)
-
-
-def test_encoded_clips(tiny, store, encoded):
-    assert encoded.latents.shape == (3, 3, 4, 8, 8)
-    assert encoded.image_latents.shape == (3, 4, 8, 8)
-    assert encoded.reference.shape == (3, 3, 32, 32) and encoded.reference.dtype == torch.uint8
-    assert encoded.embedding.shape == (3, 16)
-    assert encoded.has_face.tolist() == np.isfinite(store.face_boxes[:, 0]).all(1).tolist()
-    frames = torch.from_numpy(np.array(store.clips[2, 1:])).permute(0, 3, 1, 2) / 127.5 - 1
-    with torch.no_grad():
-        expected = encode_image(tiny.vae, frames) * tiny.vae.config.scaling_factor
-    torch.testing.assert_close(encoded.latents[2].float(), expected, atol=5e-3, rtol=1e-2)
-
-
-def batch_of(tiny, encoded, store, recipe, seed=0):
-    torch.manual_seed(seed)
-    progress = Progress("test", Budget(10))
-    clips, start, pose_images, boxes = _draw(store, np.random.default_rng(seed), recipe, progress)
-    return clips, start, boxes, *_noisy_batch(encoded, clips, start, pose_images, tiny, recipe)
-
-
-def test_the_v_target_inverts_to_the_clean_latents(tiny, encoded, store):
-    recipe = AnimatorRecipe(clips=6, frames=2, sigma_std=1.0)
-    clips, start, _, batch, target = batch_of(tiny, encoded, store, recipe)
-    noisy, timestep = batch[:2]
-    sigma = (4 * timestep).exp()
-    torch.testing.assert_close(timestep_of(sigma), timestep)
-    wide = sigma[:, None, None, None, None]
-    x = noisy * (wide**2 + 1).sqrt()
-    x0 = torch.stack([encoded.latents[c, s : s + 2].float() for c, s in zip(clips, start)])
-    torch.testing.assert_close(x0_from_v(target, x, wide), x0, atol=1e-4, rtol=1e-4)
-
-
-def test_drawn_runs_are_consecutive_frames_and_longer_in_the_end(store):
-    progress, recipe = Progress("test", Budget(10)), AnimatorRecipe(clips=6, frames=2, long_after=0.7)
-    clips, start, pose_images, boxes = _draw(store, np.random.default_rng(0), recipe, progress)
-    assert pose_images.shape == (6, 2, 64, 64, 3) and boxes.shape == (6, 2, 4)
-    for i, (clip, first) in enumerate(zip(clips.tolist(), start.tolist())):
-        np.testing.assert_array_equal(pose_images[i], store.pose_images[clip, first + 1 : first + 3])
-    progress.done = 0.8
-    assert _draw(store, np.random.default_rng(0), recipe, progress)[2].shape == (4, 3, 64, 64, 3)
-
-
-@pytest.mark.parametrize("drop_all, drop_face", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
-def test_what_is_dropped(tiny, encoded, store, drop_all, drop_face):
-    recipe = AnimatorRecipe(clips=4, frames=2, drop_all=drop_all, drop_face=drop_face)
-    clips, _, _, batch, _ = batch_of(tiny, encoded, store, recipe)
-    assert batch[2].tolist() == [1 - drop_all] * 4
-    assert batch[3].tolist() == [(1 - drop_face) * float(encoded.has_face[clip]) for clip in clips]
-
-
-def test_a_dropped_condition_does_not_reach_the_unet(tiny, encoded, store):
-    """With keep = 0 reference, face and pose may be anything, as in the unconditional half of guidance."""
-    recipe = AnimatorRecipe(clips=2, frames=2, drop_all=1.0)
-    *_, batch, _ = batch_of(tiny, encoded, store, recipe)
-    animator = Animator(tiny).eval()
-    noisy, timestep, keep, scale, reference, embedding, still, pose, micro = batch
-    with torch.no_grad():
-        one = animator(*batch)
-        other = animator(noisy, timestep, keep, scale, -reference, -embedding, -still, -pose, micro)
-        kept = animator(noisy, timestep, keep + 1, scale, reference, embedding, still, pose, micro)
-    assert one.shape == noisy.shape
-    torch.testing.assert_close(one, other)
-    assert not one.equal(kept)
+# --- graphs -----------------------------------------------------------------------------------------------------------
 
 
 def test_on_the_cpu_a_network_is_called_plainly():
@@ -531,10 +456,30 @@ def test_the_recipe_writes_a_model_that_loads(small, clips, tmp_path, monkeypatc
     assert again.vae.config.scaling_factor == trained.vae.config.scaling_factor
 
 
+def test_a_recipe_that_was_killed_goes_on(small, clips, tmp_path, monkeypatch):
+    """Killed between the stages: what is trained already is taken, and the result is that of a run in one go."""
+    monkeypatch.setattr(mini, "render_views", lambda folder, people, **_: squares(people, 2, mini.FACE_SIZE).numpy())
+    data = shutil.copytree(clips, tmp_path / "data" / "clips").parent
+    whole = mini.train_mini(tmp_path / "whole", small, data=data)
+    train_animator = mini.train_animator
+    monkeypatch.setattr(mini, "train_animator", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        mini.train_mini(tmp_path / "killed", small, data=data)
+    monkeypatch.setattr(mini, "train_animator", train_animator)
+    with pytest.raises(InputError, match="faces.pt: is of an earlier run; go on with --resume, or give another --out"):
+        mini.train_mini(tmp_path / "killed", small, data=data)
+    monkeypatch.setattr(mini, "train_embedder", lambda *_, **__: pytest.fail("trained twice"))
+    resumed = mini.train_mini(tmp_path / "killed", small, data=data, resume=True)
+    for name, part in resumed.parts().items():
+        state = whole.parts()[name].state_dict()
+        for key, tensor in part.state_dict().items():
+            assert tensor.equal(state[key]), f"{name}.{key}"
+
+
 def test_another_process_takes_the_embedders_of_the_first(small, clips, tmp_path, monkeypatch):
     """It neither renders nor trains nor writes; what the first process broadcasts becomes its weights."""
     state = SimpleNamespace(device=CPU, is_main_process=False, process_index=1, num_processes=2)
-    monkeypatch.setattr(mini, "PartialState", lambda **_: state)
+    monkeypatch.setattr(mini, "start_processes", lambda: state)
     monkeypatch.setattr(mini, "_train_faces", lambda *_: pytest.fail("trained twice"))
     monkeypatch.setattr(loop.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(loop.dist, "broadcast", lambda tensor, source: tensor.fill_(source + 3))
