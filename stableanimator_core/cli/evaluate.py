@@ -1,26 +1,61 @@
-"""`evaluate animation`: a model on performers that it has not seen; `evaluate alignment`: alignments on real motion."""
+"""`evaluate animation`: a model on performers or videos; `evaluate alignment`: alignments on real motion."""
 
 import argparse
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .animate import add_weights_options, hjb_settings, load_animator
-from .arguments import ALIGN_FITS, add_json, align_fit, existing_folder, positive, shapes_of, step_range, whole
+from ..errors import InputError
+from .animate import add_weights_options, hjb_settings, load_animator, load_face_detector
+from .arguments import (
+    ALIGN_FITS,
+    ALIGN_METHODS,
+    add_json,
+    align_fit,
+    align_method,
+    existing_folder,
+    places_of,
+    positive,
+    prepare_folder,
+    shapes_of,
+    size,
+    step_range,
+    whole,
+)
+from .material import LONGEST, PoseFinder, reference_pose_file
 from .report import Report
 
+if TYPE_CHECKING:
+    from ..evaluation.animation import ClipResult
+    from ..evaluation.material import MakeCase
+    from ..keypoints import Poses
+    from ..pipeline import StableAnimator
+
+OUT = Path("output") / "evaluation"  # the one folder that is made with its parents
+PERFORMERS = 8  # clips, unless told otherwise
 MOST_CLIPS = 10_000  # of one seed: as far as its clips' own seeds are from the next one's
 SEED = whole(0, 2**63 // MOST_CLIPS - 1)  # every clip's own seed has 63 bits
 
-ROWS = (  # what is shown to people: title, key, key without HJB
-    ("identity (CSIM)", "csim", "csim_without_hjb"),
-    ("L1 to the truth", "l1", "l1_without_hjb"),
-    ("L1 of the face", "face_l1", "face_l1_without_hjb"),
+MEASURES = (  # what is shown to people: title, key, digits
+    ("identity (CSIM)", "csim", 4),
+    ("  its drift in 16 frames", "drift", 4),
+    ("  last quarter less first", "drift_ends", 4),
+    ("L1 to the truth", "l1", 4),
+    ("  of the face", "face_l1", 4),
+    ("  of the change by frames", "temporal_l1", 4),
+    ("PSNR", "psnr", 2),
+    ("SSIM", "ssim", 4),
+    ("LPIPS", "lpips", 4),
+    ("FVD", "fvd", 1),
+    ("faces' Fréchet distance", "face_frechet", 4),
 )
-PLACES = (  # rows that put the identity in place
-    ("the truth itself", "csim_ceiling"),
-    ("the truth through the VAE", "csim_reconstruction"),
-    ("the reference copied", "csim_copy"),
-    ("somebody else", "csim_floor"),
+COLUMNS = {  # of the table: what keys end in
+    "with HJB": "", "without": "_without_hjb", "VAE": "_reconstruction", "copied": "_copy", "else": "_floor",
+    "truth": "_ceiling",
+}  # fmt: skip
+LEGEND = (
+    "VAE: the truth through the VAE; copied: the reference in every frame; else: somebody else; truth: the truth itself"
 )
 
 
@@ -35,14 +70,32 @@ def register(commands) -> None:
     """Add the commands to the parser."""
     group = commands.add_parser("evaluate", help="measure models")
     subjects = group.add_subparsers(metavar="SUBJECT", required=True)
-    parser = subjects.add_parser("animation", help="identity and error on rendered performers with known truth")
+    parser = subjects.add_parser("animation", help="identity, error and steadiness where the truth is known")
     add_weights_options(parser)
-    parser.add_argument("--clips", default=8, type=whole(2, MOST_CLIPS), metavar="N", help="each a new person (8)")
+    material = parser.add_mutually_exclusive_group()
+    material.add_argument(
+        "--videos", type=Path, metavar="FOLDER",
+        help="your own videos, each of one person, with poses beside them (NAME.json), else found by DWPose; "
+        "default: rendered performers",
+    )  # fmt: skip
+    material.add_argument("--tiktok", type=Path, metavar="FOLDER", help="the TikTok dataset: NNNNN/images")
+    parser.add_argument(
+        "--sequences", type=sequences, metavar="FIRST:LAST", help="of --tiktok; the field tests on 335:340"
+    )
+    parser.add_argument("--misalign", action="store_true", help="drive everybody by a body of another size and place")
+    parser.add_argument(
+        "--align", type=align_method, metavar="METHOD", help=f"with --misalign: {ALIGN_METHODS}; else none"
+    )
+    parser.add_argument(
+        "--clips", type=whole(2, MOST_CLIPS), metavar="N", help=f"each another person ({PERFORMERS}; all videos)"
+    )
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of every clip (16)")
-    parser.add_argument("--seed", default=0, type=SEED, help="which performers")
+    parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
+    parser.add_argument("--seed", default=0, type=SEED, help="which performers, and the noise")
     parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"write sheets of the clips and a chart, as {OUT}")
     add_json(parser)
     parser.set_defaults(run=evaluate_animation_command, steps=None)
     _register_alignment(subjects)
@@ -62,29 +115,150 @@ def _register_alignment(subjects) -> None:
     parser.set_defaults(run=evaluate_alignment_command)
 
 
+def sequences(text: str) -> tuple[int, int]:
+    """An argparse type: FIRST:LAST, numbers of sequences."""
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    if not match or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text} is not FIRST:LAST, two numbers of sequences, as in 335:340")
+    return int(match[1]), int(match[2])
+
+
 def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict:
     """Evaluate a model and print its numbers beside those that put them in place."""
-    from ..evaluation.animation import evaluate_animation
+    from ..evaluation.animation import evaluate_cases
+    from ..evaluation.metrics import Measures
+    from ..pipeline import SamplingConfig
 
+    if args.sequences and not args.tiktok:
+        raise InputError(f"--sequences {args.sequences[0]}:{args.sequences[1]} chooses from --tiktok; give that, too")
+    folder = None if args.out is None else prepare_folder(args.out, OUT)
+    paths = _video_paths(args, report)
     animator, device = load_animator(args)
-    scores = evaluate_animation(
-        animator,
-        clips=args.clips,
-        seed=args.seed,
-        frames=args.frames,
-        hjb=hjb_settings(animator.models.config, args),
+    config, places = animator.models.config, places_of(args)
+    width, height = args.size or (config.width, config.height)
+    SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work
+    cases, notes = _cases(args, animator, paths, report)
+    looks = _Looks(folder)
+    scores = evaluate_cases(
+        animator, cases,
+        hjb=hjb_settings(config, args),
+        align=args.align or ("learned" if args.misalign else "none"),
+        size=(width, height),
+        measures=Measures.load(animator.models.device, places),
+        face_detector=load_face_detector(animator, places, args.device),
         on_clip=lambda done, clips: report.progress(done, clips, "clips"),
-    )
-    report.line(f"{'':26} with HJB  without")
-    for title, key, plain in ROWS:
-        report.line(f"{title:26} {scores[key]:8.4f} {scores[plain]:8.4f}")
-    report.line(f"{'PSNR, SSIM':26} {scores['psnr']:8.2f} {scores['ssim']:8.4f}")
-    report.line("identity, to compare:")
-    for title, key in PLACES:
-        report.line(f"  {title:24} {scores[key]:8.4f}")
+        on_result=looks.add,
+    )  # fmt: skip
+    notes += scores.pop("notes")
+    _print_animation(scores, report)
+    for note in notes:
+        report.note(f"note: {note}")
     report.line(f"{scores['seconds_per_clip']:.1f} s a clip with HJB on {device}")
-    numbers = {key: round(value, 5) if isinstance(value, float) else value for key, value in scores.items()}
-    return {"model": animator.models.config.name, "device": device, "seed": args.seed, **numbers}
+    for path in looks.finish():
+        report.line(f"  {path}")
+    return {
+        "model": config.name,
+        "device": device,
+        "seed": args.seed,
+        "frames": args.frames,
+        "size": [width, height],
+        "material": str(args.videos or args.tiktok or "performers"),
+        "misaligned": args.misalign,
+        **_rounded(scores),
+        "out": folder,
+        "notes": notes,
+    }
+
+
+def _video_paths(args: argparse.Namespace, report: Report) -> dict[str, Path] | None:
+    """The videos to work on; None for performers. What is missing is said before any model is loaded."""
+    if not (args.videos or args.tiktok):
+        return None
+    from ..evaluation.videos import find_tiktok, find_videos
+
+    paths = find_videos(args.videos) if args.videos else find_tiktok(args.tiktok, args.sequences)
+    paths = dict(list(paths.items())[: args.clips])
+    if any(reference_pose_file(path, None) is None for path in paths.values()):
+        finder = PoseFinder(places_of(args), args.device, report)
+        finder.check("put the poses beside each video: NAME.json (images.json beside images in the TikTok dataset)")
+    return paths
+
+
+def _cases(
+    args: argparse.Namespace, animator: "StableAnimator", paths: dict[str, Path] | None, report: Report
+) -> tuple[list["MakeCase"], list[str]]:
+    """What is evaluated, and what there is to know about it."""
+    from ..evaluation.material import performer_cases
+
+    config = animator.models.config
+    size = args.size or (config.width, config.height)
+    if paths is None:
+        clips = args.clips or PERFORMERS
+        made = performer_cases(size, clips=clips, seed=args.seed, frames=args.frames, misaligned=args.misalign)
+        return made, []
+    from ..evaluation.videos import misaligned_cases, read_videos, video_cases
+
+    finder = PoseFinder(places_of(args), args.device, report)
+    videos, notes = read_videos(
+        paths, config, frames=args.frames, poses_of=_pose_source(finder),
+        on_video=lambda done, total: report.progress(done, total, "videos read"),
+    )  # fmt: skip
+    finder.close()
+    if len(videos) < 2:
+        found = "; ".join(notes) or "that is all that is there"
+        raise InputError(f"{len(videos)} usable videos in {args.videos or args.tiktok}, need 2: {found}")
+    make = misaligned_cases if args.misalign else video_cases
+    return make(videos, size, seed=args.seed), notes
+
+
+def _pose_source(finder: PoseFinder) -> Callable[[Path, int], "Poses"]:
+    """Poses of a video's first frames: from the file beside it, else found."""
+    from ..keypoints import Poses
+
+    def poses_of(path: Path, most: int) -> Poses:
+        file = reference_pose_file(path, None)
+        if file is not None:
+            return Poses.load(file).slice(0, most)
+        return finder.in_video(path, fps=None, start=0.0, frames=most, longest=LONGEST).poses
+
+    return poses_of
+
+
+class _Looks:
+    """Pictures of what is evaluated, written as it comes; nothing without a folder."""
+
+    def __init__(self, folder: Path | None):
+        self._folder, self._csim, self._written = folder, [], []
+
+    def add(self, result: "ClipResult") -> None:
+        """Write a clip's contact sheet."""
+        if self._folder is None:
+            return
+        from ..evaluation.sheets import clip_sheet
+        from ..video import write_image
+
+        name = re.sub(r"[^\w.-]+", "_", result.case.name)
+        self._csim.append(result.csim)
+        self._written.append(write_image(self._folder / f"{len(self._csim):03d}_{name}.png", clip_sheet(result)))
+
+    def finish(self) -> list[Path]:
+        """Write the chart; returns all that was written."""
+        if self._folder is None:
+            return []
+        from ..evaluation.sheets import identity_chart
+        from ..video import write_image
+
+        return [*self._written, write_image(self._folder / "identity.png", identity_chart(self._csim))]
+
+
+def _print_animation(scores: dict[str, Any], report: Report) -> None:
+    """The table that people read."""
+    report.line(f"{scores['clips']} clips; identity by the model's {scores['judge']}")
+    report.line(f"{'':26}" + "".join(f"{title:>10}" for title in COLUMNS))
+    for title, key, digits in MEASURES:
+        values = (scores.get(key + row) for row in COLUMNS.values())
+        report.line(f"{title:26}" + "".join(f"{'-':>10}" if v is None else f"{v:10.{digits}f}" for v in values))
+    report.line(LEGEND)
 
 
 def evaluate_alignment_command(args: argparse.Namespace, report: Report) -> dict:
@@ -151,4 +325,6 @@ def _kept(travel: dict[str, Any]) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
     return round(value, 5) if isinstance(value, float) else value

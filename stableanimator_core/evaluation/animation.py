@@ -1,144 +1,207 @@
-"""How good the animations of a model are, on performers that it was not trained on, where the truth is known.
+"""How good the animations of a model are: identity, error, sharpness and steadiness, with rows that place the numbers.
 
-Identity (CSIM) is judged by an embedder that HJB never sees. Beside it stand L1, PSNR and SSIM against the truth, and
-rows that put the numbers in place: the truth itself (ceiling), the truth through the VAE (reconstruction), the
-reference picture copied into every frame (copy), and somebody else (floor).
+Identity (CSIM) is judged by an embedder that HJB never sees, where the model has one. Beside every figure of what was
+made, with and without HJB, stand those of the truth through the VAE (reconstruction), of the reference picture copied
+into every frame (copy) and of somebody else (floor); identity has the truth itself as its ceiling.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..conditioning import resize_picture
 from ..errors import InputError
-from ..face import FaceBoxes, crop_faces, encode_reference_face, face_boxes, score_identity
+from ..face import FaceBoxes, FaceDetector, csim, embed_faces, embed_reference, face_boxes
 from ..hjb import HJBConfig
-from ..performers import Clip, make_clip
-from ..pipeline import StableAnimator, from_uint8, model_hjb
+from ..keypoints import Poses
+from ..pipeline import Animation, StableAnimator, from_uint8, locate_face, model_hjb
 from ..vae import decode_latents, encode_image
+from ..weights import Models
+from .material import FIRST_SEED, Case, MakeCase, performer_cases
+from .metrics import (
+    NAN,
+    PICTURE_MEASURES,
+    Measures,
+    face_frechet,
+    frechet_distance,
+    fvd_note,
+    identity_drift,
+    mean,
+)
 
-FIRST_SEED = 10_000  # of evaluation clips, per seed: far from the demo's
+__all__ = ["FIRST_SEED", "ROWS", "ClipResult", "evaluate_animation", "evaluate_cases"]
+
+MADE, PLAIN, RECONSTRUCTION, COPY, FLOOR, CEILING = ROWS = (  # what keys end in
+    "", "_without_hjb", "_reconstruction", "_copy", "_floor", "_ceiling",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Take:
-    """A clip with what all rows share."""
+@dataclass(frozen=True, eq=False)
+class ClipResult:
+    """What one case gave: pictures to look at and its numbers."""
 
-    clip: Clip
-    truth: Tensor  # [F, 3, H, W] in -1..1
-    boxes: FaceBoxes
-    target: Tensor  # [D], the judge's embedding of the reference
+    case: Case
+    made: np.ndarray  # [F, H, W, 3] uint8 RGB
+    plain: np.ndarray  # the same without HJB
+    pose_images: np.ndarray  # what drove them
+    csim: dict[str, np.ndarray]  # row -> [F], NaN where there is no face
+    scores: dict[str, float]  # NaN where there is nothing to measure
+    features: dict[str, Tensor | None]  # row -> [1, D] of FVD's network; the ceiling's are the truth's
 
 
 def evaluate_animation(
-    animator: StableAnimator, *, clips: int, seed: int, frames: int = 16, hjb: HJBConfig | None = None,
-    on_clip: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Means over clips of held-out people in held-out motions; every clip is a new person.
+    animator: StableAnimator, *, clips: int, seed: int, frames: int = 16, misaligned: bool = False, **options
+) -> dict:
+    """evaluate_cases on `clips` held-out performers in held-out motions; options: its own."""
+    config = animator.models.config
+    size = options.get("size") or (config.width, config.height)
+    cases = performer_cases(size, clips=clips, seed=seed, frames=frames, misaligned=misaligned)
+    align = options.pop("align", "learned" if misaligned else "none")
+    return evaluate_cases(animator, cases, align=align, **options) | {"frames": frames}
 
-    hjb: None takes the model's own settings. on_clip(clips done, clips) is called after each clip.
-    Raises InputError for a model without a judge, less than two clips (the floor compares two people)
-    or without torchmetrics.
+
+def evaluate_cases(
+    animator: StableAnimator, cases: Sequence[MakeCase], *, hjb: HJBConfig | None = None, align: str = "none",
+    size: tuple[int, int] | None = None, measures: Measures | None = None, face_detector: FaceDetector | None = None,
+    on_clip: Callable[[int, int], None] | None = None, on_result: Callable[[ClipResult], None] | None = None,
+) -> dict:  # fmt: skip
+    """Means over the cases; None where a measure is missing or has nothing to compare with.
+
+    hjb: None takes the model's own settings. align: how drivers are laid over the references. size: width, height of
+    the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
+    on_result(result) are called after each clip.
+    Returns `<measure><row>` of ROWS, beside `clips`, `judge`, `seconds_per_clip`, `per_clip` and `notes`.
+    Raises InputError for less than two cases (the floor is somebody else) or without torchmetrics.
     """
-    if clips < 2:
-        raise InputError(f"clips {clips}: give at least 2, the floor compares each person with the next")
+    if len(cases) < 2:
+        raise InputError(f"clips {len(cases)}: give at least 2, the floor compares each person with the next")
     models = animator.models
-    if models.face_judge is None:
-        raise InputError(f"model '{models.config.name}' has no judge of its own to score identity with")
-    _picture_measures()
-    takes = [_take(animator, seed * FIRST_SEED + i, frames) for i in range(clips)]
+    measures = Measures.load(models.device) if measures is None else measures
     hjb = model_hjb(models.config, models.config.steps) if hjb is None else hjb
-    rows = []
-    for i, take in enumerate(takes):
-        rows.append(_evaluate_clip(animator, take, takes[(i + 1) % clips], hjb))
+    width, height = size or (None, None)
+    judge = _Judge.of(animator)
+    settings = {"align_method": align, "face_detector": face_detector, "width": width, "height": height}
+    results = []
+    for index, make in enumerate(cases):
+        result = _evaluate(animator, make(), hjb, judge, measures, settings)
+        if on_result is not None:
+            on_result(result)
+        results.append((result.case.name, result.scores, result.features))
         if on_clip is not None:
-            on_clip(i + 1, clips)
-    return {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]} | {"clips": clips, "frames": frames}
-
-
-def _take(animator: StableAnimator, seed: int, frames: int) -> _Take:
-    config, models = animator.models.config, animator.models
-    clip = make_clip(seed, size=(config.width, config.height), frames=frames, split="held_out")
-    truth = torch.stack([from_uint8(frame) for frame in clip.frames]).to(models.device)
-    reference = from_uint8(clip.reference).to(models.device)
-    how = {"scale": config.face_scale, "crop": config.face_crop}
-    face = encode_reference_face(models.face_judge, reference, clip.reference_pose, **how)
-    return _Take(clip, truth, face_boxes(clip.poses, **how), face.embedding)
-
-
-@torch.no_grad()
-def _evaluate_clip(animator: StableAnimator, take: _Take, other: _Take, hjb: HJBConfig) -> dict[str, float]:
-    clip, models = take.clip, animator.models
-
-    def judged(video: Tensor, boxes: FaceBoxes = take.boxes) -> float:
-        return float(score_identity(models.face_judge, video, boxes, take.target).nanmean())
-
-    start = time.monotonic()
-    made = _animate(animator, clip, hjb)
-    seconds = time.monotonic() - start
-    plain = _animate(animator, clip, HJBConfig(iterations=0))
-    copy = from_uint8(clip.reference).to(take.truth).expand_as(take.truth)
-    through_vae = decode_latents(models.vae, encode_image(models.vae, take.truth) * models.vae.config.scaling_factor)
-    through_vae = through_vae.clamp(-1, 1)
-    psnr, ssim = _psnr_ssim(made, take.truth)
-    return {
-        "csim": judged(made),
-        "csim_without_hjb": judged(plain),
-        "csim_reconstruction": judged(through_vae),
-        "csim_ceiling": judged(take.truth),
-        "csim_copy": judged(copy),
-        "csim_floor": judged(other.truth, other.boxes),
-        "l1": _l1(made, take.truth),
-        "l1_without_hjb": _l1(plain, take.truth),
-        "l1_reconstruction": _l1(through_vae, take.truth),
-        "l1_copy": _l1(copy, take.truth),
-        "face_l1": _face_l1(made, take),
-        "face_l1_without_hjb": _face_l1(plain, take),
-        "face_l1_reconstruction": _face_l1(through_vae, take),
-        "face_l1_copy": _face_l1(copy, take),
-        "psnr": psnr,
-        "ssim": ssim,
-        "seconds_per_clip": seconds,
+            on_clip(index + 1, len(cases))
+    scores = {key: mean([row[key] for _, row, _ in results]) for key in results[0][1]}
+    scores |= _video_distances([features for _, _, features in results])
+    notes = [*measures.notes, *judge.notes]
+    if scores["fvd"] == scores["fvd"]:
+        notes.append(fvd_note(len(cases)))
+    return {key: _known(value) for key, value in scores.items()} | {
+        "clips": len(cases),
+        "judge": judge.name,
+        "per_clip": [
+            {"name": name} | {key: _known(row[key]) for key in row if key.startswith(("csim", "l1"))}
+            for name, row, _ in results
+        ],
+        "notes": notes,
     }
 
 
-def _animate(animator: StableAnimator, clip: Clip, hjb: HJBConfig) -> Tensor:
-    """The clip's own poses drive its reference. [F, 3, H, W] in -1..1."""
-    made = animator.animate(
-        clip.reference, clip.poses, clip.reference_pose, align_method="none", hjb=hjb, seed=clip.seed
-    )
-    return torch.stack([from_uint8(frame) for frame in made.frames]).to(animator.models.device)
+@dataclass(frozen=True)
+class _Judge:
+    """Who says how similar two faces are."""
+
+    name: str
+    network: nn.Module
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, animator: StableAnimator) -> _Judge:
+        models = animator.models
+        if models.face_judge is not None:
+            return cls("judge", models.face_judge)
+        return cls("embedder", models.face_embedder, (
+            f"model '{models.config.name}' has no judge of its own: CSIM comes from the embedder that HJB optimises, "
+            "so csim flatters it; csim_without_hjb does not",
+        ))  # fmt: skip
 
 
-def _l1(video: Tensor, truth: Tensor) -> float:
-    """Mean absolute error on a scale of 0..1."""
-    return float((video - truth).abs().mean() / 2)
+@torch.no_grad()
+def _evaluate(
+    animator: StableAnimator, case: Case, hjb: HJBConfig, judge: _Judge, measures: Measures, settings: dict
+) -> ClipResult:
+    def animate(hjb: HJBConfig) -> Animation:
+        return animator.animate(
+            case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, **settings
+        )  # fmt: skip
+
+    start = time.monotonic()
+    made = animate(hjb)
+    seconds = time.monotonic() - start
+    plain = animate(HJBConfig(iterations=0)) if hjb.iterations else made
+    videos = _videos(animator.models, case, made, plain)
+    place = locate_face(animator.models.config, case.reference, case.reference_pose)
+    reference = from_uint8(case.reference).to(animator.models.device)
+    target = embed_reference(judge.network, reference, place).embedding
+    embedded = {row: embed_faces(judge.network, *video) for row, video in videos.items()}
+    similar = {row: csim(faces, target).cpu().numpy() for row, faces in embedded.items()}
+    scores, features = {"seconds_per_clip": seconds}, {}
+    truth, faces = videos[CEILING]
+    for row, (video, _) in videos.items():
+        drift = identity_drift(similar[row])
+        scores |= {f"csim{row}": mean(similar[row]), f"drift{row}": drift.slope, f"drift_ends{row}": drift.ends}
+        if row != CEILING:
+            scores[f"face_frechet{row}"] = face_frechet(embedded[row], embedded[CEILING])
+            measured = dict.fromkeys(PICTURE_MEASURES, NAN)
+            if case.known:
+                shared = range(min(len(video), len(truth)))  # the floor's video may be shorter or longer
+                measured = measures.pictures(video[shared], truth[shared], faces.picked(shared))
+            scores |= {f"{key}{row}": value for key, value in measured.items()}
+        if case.known and row != FLOOR:
+            features[row] = measures.video_features(video)
+    return ClipResult(case, made.frames, plain.frames, made.pose_images, similar, scores, features)
 
 
-def _face_l1(video: Tensor, take: _Take) -> float:
-    """L1 inside the face boxes, on a scale of 0..1."""
-    found = take.boxes.found.nonzero().flatten().tolist()
-    if not found:
-        return float("nan")
-    faces = take.boxes.picked(found)
-    return _l1(crop_faces(video[found], faces, 64), crop_faces(take.truth[found], faces, 64))
+def _videos(models: Models, case: Case, made: Animation, plain: Animation) -> dict[str, tuple[Tensor, FaceBoxes]]:
+    """The video of every row, [F, 3, H, W] in -1..1, and where its faces are."""
+
+    def tensor(frames: np.ndarray) -> Tensor:
+        return torch.stack([from_uint8(frame) for frame in frames]).to(models.device)
+
+    def boxes_of(poses: Poses) -> FaceBoxes:
+        return face_boxes(poses, scale=models.config.face_scale, crop=models.config.face_crop)
+
+    own, faces = tensor(case.own.frames), boxes_of(case.own.poses)
+    asked = faces if case.known else boxes_of(made.poses)  # where the faces of what is made should be
+    through_vae = decode_latents(models.vae, encode_image(models.vae, own) * models.vae.config.scaling_factor)
+    height, width = made.frames.shape[1:3]
+    copy = resize_picture(from_uint8(case.reference)[None], width, height).to(own)
+    return {
+        MADE: (tensor(made.frames), asked),
+        PLAIN: (tensor(plain.frames), asked),
+        RECONSTRUCTION: (through_vae.clamp(-1, 1), faces),
+        COPY: (copy.expand(len(made.frames), -1, -1, -1), asked),
+        FLOOR: (tensor(case.other.frames), boxes_of(case.other.poses)),
+        CEILING: (own, faces),
+    }
 
 
-def _psnr_ssim(video: Tensor, truth: Tensor) -> tuple[float, float]:
-    a, b = (video + 1) / 2, (truth + 1) / 2
-    psnr, ssim = (float(measure(a, b, data_range=1.0)) for measure in _picture_measures())
-    return psnr, ssim
+def _video_distances(features: Sequence[dict[str, Tensor | None]]) -> dict[str, float]:
+    """FVD of every row but the floor's, whose clips are the others' truths: a distance between sets doesn't see that.
+
+    features: of every case, row -> [1, D]; None where there are none.
+    """
+    distances = {}
+    for row in (MADE, PLAIN, RECONSTRUCTION, COPY):
+        pairs = [(clip[row], clip[CEILING]) for clip in features if clip.get(row) is not None]
+        distances[f"fvd{row}"] = frechet_distance(*map(torch.cat, zip(*pairs))) if pairs else NAN
+    return distances
 
 
-def _picture_measures() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """PSNR and SSIM. Raises InputError when torchmetrics, which nothing else needs, is missing."""
-    try:
-        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-    except ImportError as error:
-        raise InputError("evaluation needs torchmetrics: pip install torchmetrics") from error
-    return peak_signal_noise_ratio, structural_similarity_index_measure
+def _known(value: float) -> float | None:
+    """None for NaN."""
+    return None if value != value else value
