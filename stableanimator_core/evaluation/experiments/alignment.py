@@ -14,9 +14,10 @@ from ...keypoints import Poses
 from ...pipeline import to_uint8
 from ...video import contact_sheet
 from ...weights import load_aligner
+from ..metrics import mean
 from .pictures import Curve, plot_curves
 from .studio import Studio, Take, pose_distance
-from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Column, Result, Table, mean, mean_row
+from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Column, Result, Table, mean_row
 
 METHODS = ("none", "v1", "svd", "learned")
 BEST, TRUTH = "best similarity", "the truth's own poses"
@@ -69,7 +70,7 @@ def run(studio: Studio) -> Result:
     )  # fmt: skip
     table = Table("methods", "Methods", columns, (*rows, *studio.places(pairs)))
     curves = [
-        Curve(f"{name}: {mean(value['dis'] for value in values):.3f}", *_shares([value["dis"] for value in values]))
+        Curve(f"{name}: {mean([value['dis'] for value in values]):.3f}", *_shares([value["dis"] for value in values]))
         for name, values in scores.items()
         if name != TRUTH
     ]

@@ -12,9 +12,10 @@ from ...pipeline import Hooks, find_face, model_hjb
 from ...vae import cell_size
 from ...video import contact_sheet, spread
 from ..bench import peak_gib
+from ..metrics import NAN, l1, mean
 from .pictures import Curve, faces_of, plot_curves
-from .studio import OFF, Studio, Take, background, l1
-from .tables import CSIM, CSIM_ERROR, FACE_L1, L1, SECONDS, SETTING, SHARPNESS, Column, Result, Table, mean, mean_row
+from .studio import OFF, Studio, Take, background
+from .tables import CSIM, CSIM_ERROR, FACE_L1, L1, SECONDS, SETTING, SHARPNESS, Column, Result, Table, mean_row
 
 MARGINS = (0, 1, 2, 4)  # cells around the face
 SHOWN, FACES = 2, 5
@@ -69,7 +70,7 @@ def run(studio: Studio) -> Result:
                     "background_change": l1(made.video[outside], plain[number][outside]),
                     "background_l1": l1(made.video[outside], take.truth[outside]),
                     "seconds": made.seconds,
-                    "peak_gib": float("nan") if peak is None else peak,
+                    "peak_gib": NAN if peak is None else peak,
                 }
             )
             if number < SHOWN:
@@ -83,8 +84,8 @@ def run(studio: Studio) -> Result:
         {
             "setting": f"the face and {margin}",
             "margin": margin,
-            "cosine": mean(value["cosine"] for values in found for value in values[margin]),
-            "csim_gap": mean(value["csim_gap"] for values in found for value in values[margin]),
+            "cosine": mean([value["cosine"] for values in found for value in values[margin]]),
+            "csim_gap": mean([value["csim_gap"] for values in found for value in values[margin]]),
         }
         for margin in MARGINS
     ]

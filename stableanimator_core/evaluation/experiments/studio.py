@@ -22,7 +22,8 @@ from ...performers import Clip, MotionClip, make_clip, make_pair
 from ...performers.person import Person
 from ...pipeline import Hooks, StableAnimator, from_uint8
 from ...vae import decode_latents, encode_image
-from ..animation import FIRST_SEED
+from ..material import FIRST_SEED
+from ..metrics import NAN, face_l1, l1
 from .tables import Row, mean_row
 
 OFF = HJBConfig(iterations=0)
@@ -129,12 +130,10 @@ class Studio:
         """
         boxes = take.boxes if boxes is None else boxes
         csim = score_identity(self.animator.models.face_judge, video, boxes, take.target)
-        found = take.boxes.found.nonzero().flatten().tolist()
-        faces = [crop_faces(frames[found], take.boxes.picked(found), CROP) for frames in (video, take.truth)]
         return {
             "csim": float(csim.nanmean()),
             "l1": l1(video, take.truth),
-            "face_l1": l1(*faces) if found else float("nan"),
+            "face_l1": face_l1(video, take.truth, take.boxes),
             "sharpness": detail(video, boxes) / take.grain,
         }
 
@@ -180,16 +179,11 @@ class Studio:
         return torch.stack([from_uint8(frame) for frame in frames]).to(self.animator.models.device)
 
 
-def l1(video: Tensor, truth: Tensor) -> float:
-    """Mean absolute error on a scale of 0..1."""
-    return float((video - truth).abs().mean() / 2)
-
-
 def detail(video: Tensor, boxes: FaceBoxes) -> float:
     """Variance of the Laplacian of the faces' brightness, all faces at CROP px; NaN without a face."""
     found = boxes.found.nonzero().flatten().tolist()
     if not found:
-        return float("nan")
+        return NAN
     faces = crop_faces(video[found], boxes.picked(found), CROP, antialias=True)  # [N, 3, S, S]
     brightness = (faces * faces.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
     kernel = faces.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
@@ -215,13 +209,13 @@ def standing_height(person: Person, poses: Poses) -> float:
             shown = (poses.visible()[:, 0, a] & poses.visible()[:, 0, b]).nonzero()[0]
             length = np.linalg.norm(poses.body[shown, 0, a] - poses.body[shown, 0, b], axis=-1)
             scales.extend(length / getattr(bones, bone))
-    return tall * float(np.quantile(scales, FULL_LENGTH)) if scales else float("nan")
+    return tall * float(np.quantile(scales, FULL_LENGTH)) if scales else NAN
 
 
 def pose_distance(take: Take, aligned: Poses) -> float:
     """Dis: mean distance of joints from the truth over those that driver and truth show, in heights of the body."""
     shown = (take.driver.visible() & take.clip.poses.visible())[:, 0]
     if not shown.any():
-        return float("nan")
+        return NAN
     distance = np.linalg.norm(aligned.body[:, 0] - take.clip.poses.body[:, 0], axis=-1)[shown]
     return float(distance.mean() / standing_height(take.clip.person, take.clip.poses))

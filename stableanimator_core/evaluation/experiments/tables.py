@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..metrics import mean
 
 Row = Mapping[str, Any]  # "setting" and values by their column's key; a value that there is not is left out or None
 
@@ -59,17 +61,11 @@ def mean_row(setting: str, scores: Sequence[Mapping[str, float]], **more: Any) -
     """Means of the scores of several clips, NaN where a clip has none left out; csim_error is CSIM's standard error."""
     row: dict[str, Any] = {"setting": setting, **more}
     for key in scores[0]:
-        row[key] = mean(score[key] for score in scores)
+        row[key] = mean([score[key] for score in scores])
     known = [score["csim"] for score in scores if "csim" in score and math.isfinite(score["csim"])]
     if len(known) > 1:
         row["csim_error"] = float(np.std(known, ddof=1) / math.sqrt(len(known)))
     return row
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of the values that are numbers; NaN when none is."""
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def markdown(table: Table) -> list[str]:
