@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..models.id_adapter import Adding
 from ..performers import FACE_SCALE, load_mocap, render_dataset, render_views, rendered
 from ..weights import ModelConfig, Models, build_models, fill_models, save_models
 from .animator import AnimatorRecipe, train_animator
@@ -53,6 +54,7 @@ class MiniRecipe:
     reconstruction: AutoencoderRecipe = AutoencoderRecipe()
     animator: Budget = Budget(20_000)
     animation: AnimatorRecipe = AnimatorRecipe(validate_every=2_000)
+    adapter: Adding = "distribution"  # how face tokens are added; others are trained to be compared with this one
     seed: int = 1
 
 
@@ -192,7 +194,7 @@ def _faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.device,
 
 def _start(recipe: MiniRecipe, start_from: Path | None) -> Models:
     """Fresh networks, filled with the parts that a folder has."""
-    models = build_models(mini_config(recipe.size))
+    models = build_models(replace(mini_config(recipe.size), id_adapter=recipe.adapter))
     # As published, the Face Encoder's last projection starts at zero for fine-tuning; from scratch it must not.
     nn.init.xavier_uniform_(models.face_encoder.fusion_model.proj_out.weight)
     if start_from is not None:

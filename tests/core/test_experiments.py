@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from stableanimator_core import cli
 from stableanimator_core.cli import experiments as command
+from stableanimator_core.cli import train
 from stableanimator_core.errors import InputError, PoseError, WeightsError
 from stableanimator_core.evaluation.experiments import (
     EXPERIMENTS,
@@ -41,8 +43,10 @@ from stableanimator_core.evaluation.experiments.studio import (
 from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, SETTING, mean_row
 from stableanimator_core.face import FaceBoxes, score_identity
 from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.models.id_adapter import Adding
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import StableAnimator, find_face
+from stableanimator_core.training import mini
 from stableanimator_core.video import read_image
 from stableanimator_core.weights import build_models, load_models, random_models, read_config, save_models
 
@@ -249,6 +253,14 @@ def test_a_model_folder_says_how_its_adapter_adds(tmp_path, animator):
     path.write_text(path.read_text().replace('"own"', '"often"'))
     with pytest.raises(WeightsError, match="gives no valid id_adapter"):
         read_config(tmp_path / "own")
+
+
+def test_variants_are_trained_by_name():
+    assert train.ADAPTERS == get_args(Adding)
+    for way in train.ADAPTERS:
+        parsed = cli.build_parser().parse_args(["train", "mini", "--out", "x", "--quick", "--adapter", way])
+        models = mini._start(train._recipe(parsed), None)
+        assert {block.normalize for block in models.unet.id_adapters()} == {way} == {models.config.id_adapter}
 
 
 @pytest.mark.parametrize("steps, last", [(25, {5: 4, 10: 9, 20: 19}), (15, {5: 2, 10: 5, 20: 11}), (2, {5: 0, 20: 1})])
