@@ -2,8 +2,9 @@
 #
 #   make demo      animate the picture that ships here            make test   every test, and the lint
 #   make comfyui   start ComfyUI with this pack                   make lint   ruff alone
+#   make experiments   the paper's experiments: minutes on a GPU, a small form on a CPU
 #
-# Overridable: PYTHON, VENV, TORCH, COMFYUI_PATH, COMFYUI_ARGS, PYTEST_ARGS, DEMO_ARGS.
+# Overridable: PYTHON, VENV, TORCH, COMFYUI_PATH, COMFYUI_ARGS, PYTEST_ARGS, DEMO_ARGS, EXPERIMENTS_ARGS.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -22,7 +23,7 @@ FIND_CPU_INDEX = if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/
 	&& curl --silent --fail --head --max-time 10 --output /dev/null $(CPU_INDEX)/torch/; \
 	then echo "--extra-index-url $(CPU_INDEX)"; fi
 
-.PHONY: demo doctor test lint comfyui comfyui-tests-note clean
+.PHONY: demo doctor experiments test lint comfyui comfyui-tests-note clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: requirements.txt
@@ -49,6 +50,9 @@ demo: $(VENV)/.installed
 
 doctor: $(VENV)/.installed
 	$(PY) -m stableanimator_core doctor
+
+experiments: $(VENV)/.installed-tests
+	$(PY) -m stableanimator_core experiments $(EXPERIMENTS_ARGS)
 
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
 	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
