@@ -51,7 +51,7 @@ demo: $(VENV)/.installed
 doctor: $(VENV)/.installed
 	$(PY) -m stableanimator_core doctor
 
-experiments: $(VENV)/.installed-tests
+experiments: $(VENV)/.installed
 	$(PY) -m stableanimator_core experiments $(EXPERIMENTS_ARGS)
 
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
