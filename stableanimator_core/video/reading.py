@@ -10,14 +10,16 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ..errors import VideoError, one_line
 from .formats import FALLBACK_FPS, PICTURES, fitted
+
+if TYPE_CHECKING:  # PyAV is imported where a video is opened: pictures, charts and training do without it
+    import av
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
@@ -203,6 +205,8 @@ def _pictures(files: Sequence[Path], longest: int | None) -> _Source:
 
 def _open_stream(path: Path, longest: int | None) -> _Source:
     """Whatever FFmpeg reads."""
+    import av
+
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -223,6 +227,8 @@ def _open_stream(path: Path, longest: int | None) -> _Source:
 
 
 def _seek(container: av.container.InputContainer, start: float) -> None:
+    import av
+
     try:
         container.seek(round(start * av.time_base) + (container.start_time or 0))
     except av.error.FFmpegError:  # some formats cannot: they are read from the beginning
@@ -232,6 +238,8 @@ def _seek(container: av.container.InputContainer, start: float) -> None:
 def _moments(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, fps: Fraction, longest: int | None
 ) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+    import av
+
     begin = float((stream.start_time or 0) * (stream.time_base or 0))
     decoded = 0
     try:
@@ -246,6 +254,8 @@ def _moments(
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """The frames of the stream, with their transparency where FFmpeg needs another decoder for it."""
+    import av
+
     decoder = ALPHA_DECODERS.get(stream.codec_context.name)
     if stream.metadata.get("alpha_mode") != "1" or decoder not in av.codecs_available:
         yield from container.decode(stream)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -40,7 +39,7 @@ def check_output(path: str | os.PathLike, option: str = "--out") -> Path:
     suffix = path.suffix.lower()
     if suffix and suffix not in FORMATS:
         raise VideoError(f"{path}: cannot write {suffix} files; choose one of {', '.join(FORMATS)}")
-    if suffix in CODECS and CODECS[suffix] not in av.codecs_available:
+    if suffix in CODECS and not _can_encode(CODECS[suffix]):
         raise VideoError(f"{path}: this PyAV cannot encode {suffix} files; choose .gif, .webp or .png")
     _check_folder(path, option)
     if suffix not in ("", ".png"):
@@ -75,7 +74,7 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
                 _write_stream(part, frames, fps, CODECS[suffix])
             else:
                 _write_animation(part, frames, fps)
-    except (OSError, av.error.FFmpegError) as error:
+    except OSError as error:
         raise VideoError(f"{target} cannot be written ({one_line(error)})") from None
     return target
 
@@ -112,19 +111,31 @@ def _frame_name(index: int) -> str:
     return f"{index:05d}.png"
 
 
+def _can_encode(codec: str) -> bool:
+    import av  # here and below: pictures are written without PyAV
+
+    return codec in av.codecs_available
+
+
 def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: str) -> None:
+    """Raises OSError."""
+    import av
+
     height, width = frames.shape[1:3]
     padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     if height % 2 or width % 2:
         frames = np.pad(frames, padding, mode="edge")
     options = {"crf": "17"} if codec == "libx264" else {"crf": "24", "b": "0", "row-mt": "1", "cpu-used": "4"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            for pixels in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    except av.error.FFmpegError as error:
+        raise OSError(one_line(error)) from error
 
 
 def _write_animation(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:

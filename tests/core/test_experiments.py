@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -50,6 +53,7 @@ from stableanimator_core.training import mini
 from stableanimator_core.video import read_image
 from stableanimator_core.weights import build_models, load_models, random_models, read_config, save_models
 
+ROOT = Path(__file__).parents[2]
 EXTENT = Extent(pairs=2, clips=2, frames=2)
 PLACES = ["the truth (ceiling)", "the truth through the VAE", "the reference copied", "somebody else (floor)"]
 
@@ -375,6 +379,19 @@ def test_report(tmp_path):
         assert words in text
     assert "peak" not in text and " L1 " not in text, "empty columns are left out"
     assert read_image(tmp_path / "s_sheet.png").shape == (8, 8, 3)
+
+
+def test_nothing_here_needs_pyav(tmp_path):
+    """A GPU box without it runs the experiments and writes their report."""
+    code = (
+        "import sys; sys.modules['av'] = None; import numpy as np\n"
+        "import stableanimator_core.evaluation.experiments, stableanimator_core.evaluation.alignment\n"
+        "from stableanimator_core.video import write_image\n"
+        f"write_image({str(tmp_path / 'x.png')!r}, np.zeros((4, 4, 3), np.uint8))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.png").is_file()
 
 
 # ---------------------------------------------------------------- the command
