@@ -237,7 +237,7 @@ class _Looks:
         from ..evaluation.sheets import clip_sheet
         from ..video import write_image
 
-        name = re.sub(r"[^\w.-]+", "_", result.case.name)
+        name = re.sub(r"[^\w-]+", "_", result.case.name)
         self._csim.append(result.csim)
         self._written.append(write_image(self._folder / f"{len(self._csim):03d}_{name}.png", clip_sheet(result)))
 

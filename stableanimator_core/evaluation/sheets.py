@@ -12,13 +12,15 @@ from .animation import CEILING, COPY, FLOOR, MADE, PLAIN, ClipResult
 from .metrics import mean
 
 DIFFERENCE_GAIN = 3  # differences are shown so many times as large: small ones would look black
-LINES = (  # row, title, colour
-    (CEILING, "the truth", (30, 140, 60)),
-    (MADE, "made, with HJB", (200, 30, 60)),
-    (PLAIN, "made, without HJB", (30, 100, 200)),
-    (COPY, "the reference copied", (200, 120, 0)),
+LINES = (  # row, title, colour; the last lies on top
     (FLOOR, "somebody else", (150, 150, 150)),
+    (COPY, "the reference copied", (200, 120, 0)),
+    (CEILING, "the truth", (30, 140, 60)),
+    (PLAIN, "made, without HJB", (30, 100, 200)),
+    (MADE, "made, with HJB", (200, 30, 60)),
 )
+THICK = (-0.002, 0.0, 0.002)  # of CSIM: a line drawn so often is thick
+LEGEND = 0.3  # of CSIM: room below the lines for their names
 
 
 def clip_sheet(result: ClipResult) -> np.ndarray:
@@ -32,8 +34,9 @@ def clip_sheet(result: ClipResult) -> np.ndarray:
         SheetRow("truth" if case.known else "own video", case.own.frames, _captions(result.csim[CEILING])),
         SheetRow("poses", result.pose_images),
         SheetRow("without HJB", result.plain, _captions(result.csim[PLAIN])),
-        SheetRow("with HJB", result.made, _captions(result.csim[MADE])),
     ]
+    if result.made is not result.plain:
+        rows.append(SheetRow("with HJB", result.made, _captions(result.csim[MADE])))
     if case.known:
         difference = np.abs(result.made.astype(int) - case.own.frames)
         gained = (DIFFERENCE_GAIN * difference).clip(0, 255).astype(np.uint8)
@@ -47,12 +50,13 @@ def identity_chart(results: Sequence[dict[str, np.ndarray]], *, width: int = 960
     results: of every clip, row -> CSIM per frame, NaN where there is no face.
     """
     frames = max(len(line) for rows in results for line in rows.values())
-    lowest = min((float(np.nanmin(line)) for rows in results for line in rows.values() if mean(line) == mean(line)),
-                 default=0.0)  # fmt: skip
-    chart = Chart(width, height, (0, max(frames - 1, 1)), (min(lowest, 0.0), 1.0))
-    for tick in ticks(0, max(frames - 1, 1), 8):
+    known = [line[~np.isnan(line)] for rows in results for line in rows.values()]
+    lowest = min(0.0, np.concatenate(known).min(initial=0.0))
+    last = max(frames - 1, 1)
+    chart = Chart(width, height, (0, last), (lowest - LEGEND, 1.0))
+    for tick in ticks(0, last, 8):
         chart.tick_x(tick, f"{tick:g}")
-    for tick in ticks(min(lowest, 0.0), 1.0, 6):
+    for tick in ticks(lowest, 1.0, 6):
         chart.tick_y(tick, f"{tick:.1f}")
     chart.names("frame", f"identity (CSIM) of {len(results)} clips; thick: their mean")
     for place, (row, title, colour) in enumerate(LINES):
@@ -61,10 +65,10 @@ def identity_chart(results: Sequence[dict[str, np.ndarray]], *, width: int = 960
         for line in lines:
             chart.curve(np.arange(len(line)), line, pale)
         over_clips = np.array([mean([line[f] for line in lines if f < len(line)]) for f in range(frames)])
-        for shift in (-0.002, 0, 0.002):
+        for shift in THICK:
             chart.curve(np.arange(frames), over_clips + shift, colour)
         text = f"{title}: mean {mean(np.concatenate(lines)):.3f}"
-        chart.text(text, chart.left + 15, chart.bottom - 12 - 20 * (len(LINES) - 1 - place), colour=colour)
+        chart.text(text, chart.left + 15, chart.bottom - 12 - 20 * place, colour=colour)
     return chart.picture
 
 

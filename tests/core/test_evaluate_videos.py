@@ -12,7 +12,7 @@ from stableanimator_core import cli
 from stableanimator_core.cli import evaluate
 from stableanimator_core.errors import InputError, PoseError
 from stableanimator_core.evaluation import videos as material
-from stableanimator_core.evaluation.animation import CEILING, FLOOR, ROWS, ClipResult
+from stableanimator_core.evaluation.animation import CEILING, FLOOR, MADE, ROWS, ClipResult
 from stableanimator_core.evaluation.material import Case, Footage
 from stableanimator_core.evaluation.sheets import DIFFERENCE_GAIN, LINES, clip_sheet, identity_chart
 from stableanimator_core.evaluation.videos import body_size, find_tiktok, find_videos, misaligned_cases, video_cases
@@ -226,7 +226,9 @@ def test_the_chart_has_a_line_for_every_row_and_breaks_where_no_face_is():
     rows[CEILING] = np.full(8, np.nan)
     rows[FLOOR] = np.full(3, -0.3)
     broken = identity_chart([rows])
-    assert not (broken[:, 400:] == LINES[0][2]).all(-1).any()
+    colours = {row: colour for row, _, colour in LINES}
+    assert not (broken[:, 400:] == colours[CEILING]).all(-1).any()
+    assert (broken[:, 400:] == colours[MADE]).all(-1).any()
 
 
 @pytest.fixture
