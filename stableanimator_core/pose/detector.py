@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError, PoseError, WeightsError
-from ..files import fetch_again
+from ..files import PACKAGE, PROGRAM, fetch_again
 from ..onnx_session import Session, Shape, fits, listed, open_session
 from ..skeleton import HAND_POINTS
 from . import dwpose
@@ -21,6 +22,14 @@ FRAMES_AT_ONCE = 8
 PEOPLE_AT_ONCE = 16
 DETECTOR_SIZE = (640, 640)  # height, width
 KEYPOINT_SIZE = (384, 288)
+
+FILES = ("person_detector", "keypoint_detector")  # DWPose's, by their keys in the registry
+BUILT_IN = PACKAGE / "assets" / "poses"
+BUILT_IN_NOTE = (
+    "found by the built-in pose estimator, which knows drawn performers; "
+    f"for people in photographs: {PROGRAM} weights download poses"
+)
+DETECTORS = ("auto", "dwpose", "built-in")
 
 LONGEST_SIDE = 32_766  # px that OpenCV can warp
 SMALLEST_BOX = 1.0  # px; nobody's joints are found in less
@@ -37,9 +46,9 @@ class Person(NamedTuple):
 
 
 class PoseDetector:
-    """DWPose: finds everybody's body, face and hands. `notes` are what the user should know about its speed."""
+    """DWPose, or networks like it: finds everybody's body, face and hands. `notes` are what the user should know."""
 
-    def __init__(self, person_session: Session, keypoint_session: Session) -> None:
+    def __init__(self, person_session: Session, keypoint_session: Session, notes: Sequence[str] = ()) -> None:
         """Raises WeightsError when a graph is not the one that it should be."""
         size = _picture_size(person_session, DETECTOR_SIZE)
         boxes = {"output": (None, len(dwpose.cell_grid(*size)[0]), None)}
@@ -48,14 +57,27 @@ class PoseDetector:
         peaks = {name: (None, dwpose.WHOLEBODY_POINTS, 2 * side) for name, side in zip(("simcc_y", "simcc_x"), size)}
         what = "a SimCC whole-body keypoint network"
         self._keypoints = _Network(keypoint_session, what, "input", size, peaks, PEOPLE_AT_ONCE)
-        notes = (person_session.note, keypoint_session.note)
+        notes = (*notes, person_session.note, keypoint_session.note)
         self.notes = tuple(dict.fromkeys(note for note in notes if note))
 
     @classmethod
     def load(cls, places: Places, device: str = "auto") -> PoseDetector:
         """Open both networks. Raises WeightsError for missing or wrong files, InputError without onnxruntime."""
-        files = places.require("person_detector", "keypoint_detector")
-        return cls(*(open_session(files[key], device) for key in ("person_detector", "keypoint_detector")))
+        files = places.require(*FILES)
+        return cls(*(open_session(files[key], device) for key in FILES))
+
+    @classmethod
+    def built_in(cls, folder: Path = BUILT_IN) -> PoseDetector:
+        """The small networks that ship here, or those of another folder; they are fast on a CPU, and run there.
+
+        Raises WeightsError for missing or wrong files, InputError without onnxruntime.
+        """
+        return cls(*(open_session(folder / f"{key}.onnx", "cpu") for key in FILES), notes=(BUILT_IN_NOTE,))
+
+    @classmethod
+    def choose(cls, detector: str, places: Places, device: str = "auto") -> PoseDetector:
+        """The one of DETECTORS that which_detector names. Raises what that, load and built_in raise."""
+        return cls.load(places, device) if which_detector(detector, places) == "dwpose" else cls.built_in()
 
     def detect(self, frames: Sequence[np.ndarray], *, min_person_score: float = 0.3) -> list[list[Person]]:
         """Everybody in each frame, the surest first; an empty list where nobody scores above min_person_score.
@@ -106,6 +128,16 @@ class PoseDetector:
         keypoints = np.concatenate([points, score[:, None]], axis=1)  # [134, 3]
         hands = keypoints[dwpose.HANDS].reshape(2, HAND_POINTS, 3)
         return Person(sighting.box, min(sighting.score, 1.0), keypoints[dwpose.BODY], keypoints[dwpose.FACE], hands)
+
+
+def which_detector(detector: str, places: Places) -> str:
+    """ "dwpose" or "built-in"; "auto" is DWPose where its files are, else what ships here. Raises PoseError."""
+    if detector not in DETECTORS:
+        raise PoseError(f"pose detector '{detector}' is unknown; choose from {', '.join(DETECTORS)}")
+    if detector != "auto":
+        return detector
+    here = all(places.find(key) is not None for key in FILES)
+    return "dwpose" if here or not all((BUILT_IN / f"{key}.onnx").is_file() for key in FILES) else "built-in"
 
 
 class _Sighting(NamedTuple):

@@ -65,6 +65,7 @@ def extract_poses(
         raise PoseError(
             f"nobody found in {_frames(len(found))}; lower the thresholds (person {min_person_score:g}, points "
             f"{min_score:g}) or use a clip in which a person is larger and sharper"
+            + "".join(f"; {note}" for note in detector.notes)
         )
     if person >= len(tracks):
         raise PoseError(f"person {person} asked for, {len(tracks)} found; they are counted from 0")
