@@ -6,7 +6,7 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..stableanimator_core.pose.detector import PoseDetector
+from ..stableanimator_core.pose.detector import DETECTORS, PoseDetector, which_detector
 from ..stableanimator_core.pose.extract import extract_poses
 from ..stableanimator_core.weights.registry import POSES
 from .convert import image_to_pixels
@@ -15,7 +15,6 @@ from .folders import places
 from .progress import frame_progress, provide, show_text
 from .wire import CATEGORY, PoseKeypoint
 
-DETECTORS = ("dwpose",)
 BYTES = 3 << 30  # on the card while both networks run
 
 
@@ -34,8 +33,10 @@ class StableAnimatorExtractPoses(io.ComfyNode):
                 io.Image.Input("images", tooltip="The driving video's frames, or the reference picture."),
                 io.Combo.Input(
                     "detector", options=list(DETECTORS), default=DETECTORS[0],
-                    tooltip="dwpose: YOLOX and DWPose, what the published weights were trained with; "
-                    "their files belong into models/stableanimator/DWPose.",
+                    tooltip="dwpose: for people in photographs and films, what the published weights were trained "
+                    "with; its files belong into models/stableanimator/DWPose. built-in: ships here, for drawn "
+                    "performers alone, as the built-in model makes them. auto: dwpose if it is here or may be "
+                    "downloaded, else built-in, which a note says.",
                 ),
                 io.Int.Input(
                     "person", default=0, min=0, max=31,
@@ -83,11 +84,13 @@ class StableAnimatorExtractPoses(io.ComfyNode):
         fill_gap: int, smooth: float, download: bool,
     ) -> io.NodeOutput:  # fmt: skip
         node = cls.hidden.unique_id
-        provide(POSES, download, node)
         device = model_management.get_torch_device()
-        model_management.free_memory(BYTES, device)
+        detector = "dwpose" if download and detector == "auto" else which_detector(detector, places())
+        if detector == "dwpose":
+            provide(POSES, download, node)
+            model_management.free_memory(BYTES, device)
         found = extract_poses(
-            PoseDetector.load(places(), str(device)),
+            PoseDetector.choose(detector, places(), str(device)),
             (image_to_pixels(image[None])[0] for image in images),
             person=person,
             everyone=everyone,

@@ -22,7 +22,15 @@ from .arguments import (
     step_range,
     whole,
 )
-from .material import PoseFinder, add_driving_options, check_material, read_driving, read_reference_pose
+from .material import (
+    PoseFinder,
+    add_detector_option,
+    add_driving_options,
+    check_material,
+    detector_of,
+    read_driving,
+    read_reference_pose,
+)
 from .report import Report, rounded, sparkline
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ def register(commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("animate", help="one picture and a driving motion become a video")
     add_driving_options(parser)
+    add_detector_option(parser, "default: auto (DWPose if it is here) for mini, dwpose for other models")
     parser.add_argument("--out", required=True, type=Path, help="NAME.mp4 .webm .gif .webp, or .png for a folder")
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
@@ -86,9 +95,9 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     check_output(args.out)
     picture = read_image(args.reference)
     places = places_of(args)
-    finder = PoseFinder(places, args.device, report)
-    check_material(args, finder)
     config = config_of(args.model)
+    finder = PoseFinder(places, args.device, report, args.detector or detector_of(config))
+    check_material(args, finder)
     hjb = hjb_settings(config, args)
     width, height = args.size or (None, None)
     SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work

@@ -77,14 +77,14 @@ def examine_job(args: argparse.Namespace, places: "Places | None", report: Repor
         from ..preflight import check_job
         from ..video import read_image
         from ..weights import V1_CONFIG, Places, config_of
-        from .material import PoseFinder, is_pose_file, read_driving, read_reference_pose
+        from .material import PoseFinder, detector_of, is_pose_file, read_driving, read_reference_pose
     except Exception as error:  # a broken package raises anything; check_installation has named it
         return [Finding("problem", f"the job cannot be examined ({error})", "first mend what is named above")]
     places = places or Places.default()
     config = attempt(lambda: config_of(args.model or "mini"))
     reference = attempt(lambda: read_image(args.reference)) if args.reference else None
     pose, driving, detector = None, None, None
-    finder = PoseFinder(places, "auto", report)
+    finder = PoseFinder(places, "auto", report, "dwpose" if config is None else detector_of(config))
     if reference is not None:
         pose = attempt(lambda: read_reference_pose(args, reference, finder).poses)
     if args.driving and is_pose_file(args.driving):

@@ -1,4 +1,4 @@
-"""What a command works on: motions and the pose of a picture, read from pose files or found by DWPose."""
+"""What a command works on: motions and the pose of a picture, read from pose files or found in pixels."""
 
 import argparse
 from collections.abc import Iterable
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ..keypoints import Poses
     from ..pose import Extraction, PoseDetector
+    from ..weights import ModelConfig
     from ..weights.places import Places
 
+DETECTORS = ("auto", "dwpose", "built-in")  # pose.DETECTORS, which takes seconds to import
 LONGEST = 1920  # px: larger frames are scaled down; the networks look at less anyway
 
 
@@ -29,11 +31,21 @@ class Motion(NamedTuple):
 
 
 class PoseFinder:
-    """DWPose: loaded when the first picture or video needs it, and kept until it is closed."""
+    """A pose detector: loaded when the first picture or video needs it, and kept until it is closed.
 
-    def __init__(self, places: "Places", device: str, report: Report):
-        self.places, self.device, self.report = places, device, report
+    detector: "dwpose", "built-in" or "auto", see which_detector.
+    """
+
+    def __init__(self, places: "Places", device: str, report: Report, detector: str = "dwpose"):
+        self.places, self.device, self.report, self.detector = places, device, report, detector
         self._detector: PoseDetector | None = None
+
+    @property
+    def name(self) -> str:
+        """Whose poses they are, for a note."""
+        from ..pose import which_detector
+
+        return "DWPose" if which_detector(self.detector, self.places) == "dwpose" else "the built-in pose estimator"
 
     def close(self) -> None:
         """Let the networks go: they would hold GPU memory while the animation needs it."""
@@ -41,8 +53,11 @@ class PoseFinder:
 
     def check(self, alternative: str) -> None:
         """The files are there. Raises WeightsError, in one line: what is missing, how to get it, what to do instead."""
+        from ..pose import which_detector
         from ..weights.registry import POSES
 
+        if which_detector(self.detector, self.places) == "built-in":
+            return
         try:
             self.places.require(*POSES)
         except WeightsError as error:
@@ -68,7 +83,7 @@ class PoseFinder:
         from ..pose import PoseDetector, extract_poses
 
         if self._detector is None:
-            self._detector = PoseDetector.load(self.places, self.device)
+            self._detector = PoseDetector.choose(self.detector, self.places, self.device)
 
         def show(done: int) -> None:
             if count is None:
@@ -88,12 +103,27 @@ def add_driving_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--reference-poses", type=Path, metavar="POSES.json",
-        help="pose of the picture; default: IMAGE's name with .json or _pose.json, else found by DWPose",
+        help="pose of the picture; default: IMAGE's name with .json or _pose.json, else found in it",
     )  # fmt: skip
     parser.add_argument("--driving-fps", type=frame_rate, metavar="FPS", help="take the video at this rate")
     who = "0 is the main one; default: the main one of a video, everybody in a pose file"
     parser.add_argument("--person", type=whole(0), metavar="N", help=f"whose motion: {who}")
     parser.add_argument("--reference-person", default=0, type=whole(0), metavar="N", help="who in the picture (0)")
+
+
+def add_detector_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """What finds poses. default: in words, for the help."""
+    parser.add_argument(
+        "--detector", choices=DETECTORS, metavar="|".join(DETECTORS),
+        help=f"dwpose: as published, after weights download poses; built-in: for drawn performers; {default}",
+    )  # fmt: skip
+
+
+def detector_of(config: "ModelConfig") -> str:
+    """What finds poses for this model: its figures are drawn performers, or people, for whom there is DWPose alone."""
+    from ..weights import BUILT_IN
+
+    return "auto" if config.name in BUILT_IN else "dwpose"
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +168,7 @@ def read_driving(args: argparse.Namespace, finder: PoseFinder) -> Motion:
             path, fps=args.driving_fps, start=0.0, frames=frames, longest=LONGEST, person=args.person or 0
         )
         rate = f"{float(motion.fps):g} frames a second"
-        found = f"poses of {motion.poses.frames} driving frames were found by DWPose, at {rate}"
+        found = f"poses of {motion.poses.frames} driving frames were found by {finder.name}, at {rate}"
         return motion._replace(notes=(found, *motion.notes))
     poses = Poses.load(path)
     if frames is not None and frames > poses.frames:
@@ -160,7 +190,7 @@ def read_reference_pose(args: argparse.Namespace, picture: "np.ndarray", finder:
             found = finder.in_picture(picture, args.reference_person)
         except PoseError as error:
             raise PoseError(f"{args.reference}: {error}") from None
-        return Extraction(found.poses, ("the pose of the picture was found by DWPose", *found.notes))
+        return Extraction(found.poses, (f"the pose of the picture was found by {finder.name}", *found.notes))
     poses = chosen(Poses.load(path), args.reference_person or None, path)
     if not poses.visible()[:1].any():
         raise FaceError(f"{path}: no person in its first frame, which should be the pose of {args.reference.name}")

@@ -20,7 +20,7 @@ from .arguments import (
     size,
     whole,
 )
-from .material import PoseFinder, add_extraction_options
+from .material import PoseFinder, add_detector_option, add_extraction_options
 from .report import Report, rounded
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def register(commands) -> None:
     group = commands.add_parser("poses", help="find, align and draw poses (POSE_KEYPOINT JSON)")
     actions = group.add_subparsers(metavar="ACTION", required=True)
 
-    parser = actions.add_parser("extract", help="find the poses of people in a video or picture with DWPose")
+    parser = actions.add_parser("extract", help="find the poses of people in a video or picture")
     parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="video, picture or folder of them")
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
+    add_detector_option(parser, "auto (default): DWPose if it is here")
     add_extraction_options(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     add_places(parser)
@@ -78,7 +79,7 @@ def register(commands) -> None:
 def extract_command(args: argparse.Namespace, report: Report) -> dict:
     """Find the poses in a video and save them."""
     existing_folder(args.out)
-    finder = PoseFinder(places_of(args), args.device, report)
+    finder = PoseFinder(places_of(args), args.device, report, args.detector or "auto")
     finder.check("find them in ComfyUI with any DWPose or OpenPose node and save POSE_KEYPOINT as JSON")
     poses, fps, notes = finder.in_video(
         args.video,

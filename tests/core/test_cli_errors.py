@@ -155,7 +155,7 @@ def test_driving_is_missing(animate):
 
 def test_driving_video_without_dwpose(animate, material, no_weights):
     video.write_video(material / "dance.mp4", np.zeros((2, 16, 16, 3), np.uint8), 7)
-    line = animate(driving="dance.mp4", model="no-such-model")  # named before any model is loaded
+    line = animate(driving="dance.mp4")
     assert_names_dwpose(line, no_weights)
     assert "or give --driving POSES.json" in line
 
@@ -168,12 +168,13 @@ def test_missing_published_weights(animate, no_weights):
 
 def test_poses_extract(refused, material, no_weights, tmp_path):
     clip = video.write_video(material / "dance.mp4", np.zeros((2, 16, 16, 3), np.uint8), 7)
-    here = ("poses", "extract", "--video", clip, "--out")
+    here = ("poses", "extract", "--detector", "dwpose", "--video", clip, "--out")
     line = refused(*here, material / "a.json", "--models", tmp_path)
     assert_names_dwpose(line, tmp_path)
     assert f'--models "{tmp_path}"' in line
     assert "save POSE_KEYPOINT as JSON" in line
     assert "does not exist; create it" in refused(*here, material / "no" / "a.json")
+    assert "invalid choice: 'yolo'" in refused(*here, "a.json", "--detector", "yolo")
     assert "-1 is not a whole number of 0 or more" in refused(*here, "a.json", "--fill-gap", "-1")
     assert "1 is not a whole number of 64 or more" in refused(*here, "a.json", "--longest", "1")
 
