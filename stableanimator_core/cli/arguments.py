@@ -1,8 +1,11 @@
 """Argument types and checks shared by the commands; every error names the value and what to give instead."""
 
 import argparse
+import logging
 import math
+import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,3 +172,19 @@ def existing_folder(path: Path, option: str = "--out") -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder; choose another {option}")
     return path
+
+
+def given_of(args: argparse.Namespace, *names: str) -> dict:
+    """The options of these names that the user gave."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that accelerate launch has started: the one that answers."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start_log() -> None:
+    """On stderr the first process tells how a training goes, the others what goes wrong."""
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -100,8 +101,11 @@ class Animator(nn.Module):
 def train_animator(
     models: Models, material: Material, budget: Budget, recipe: AnimatorRecipe, *, device: torch.device,
     process: int = 0, out: Path | None = None, on_checkpoint: Callable[[], None] | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Train in place; the networks end with their averaged weights. Returns the last loss and validation scores.
+) -> dict[str, float | int]:  # fmt: skip
+    """Train in place; the networks end with their averaged weights.
+
+    Returns the last loss, the last validation scores, and how many steps were taken in how many seconds each, all
+    included; the first one, which is slow, is not counted.
 
     out: folder for the checkpoint, from which a run goes on if it is there, for validation pictures and curves. Every
     batch follows from seed, process and step, so that a run that was killed goes on to the same weights.
@@ -131,7 +135,8 @@ def train_animator(
     if first and out and recipe.validate_every:
         validation = Validation.of(models, animator, material, out, steps=recipe.validate_steps, dtype=network.dtype)
     batches = _batches(material, recipe, progress, models.config, cell_size(models.vae), device=device, process=process)
-    scores: dict[str, float] = {}
+    scores: dict[str, Tensor | float] = {}
+    begun: tuple[int, float] | None = None
     for step in progress:
         total = torch.zeros((), device=device)
         for _ in range(recipe.accumulate):
@@ -145,9 +150,10 @@ def train_animator(
         progress.report(loss=total, rate=torch.tensor(rate))
         if validation and (step + 1) % recipe.validate_every == 0:
             average.swap()
-            scores |= validation.look(step + 1)
+            seen = validation.look(step + 1)
             average.swap()
-            curves.add(step + 1, scores)
+            curves.add(step + 1, seen)
+            scores |= seen
         if checkpoint.due():
             checkpoint.save(step + 1)
             if on_checkpoint is not None:
@@ -155,12 +161,15 @@ def train_animator(
                 on_checkpoint()
                 average.swap()
         scores["loss"] = total
+        begun = begun or (step + 1, time.monotonic())
+    if begun is not None and progress.step > begun[0]:
+        scores["seconds_per_step"] = (time.monotonic() - begun[1]) / (progress.step - begun[0])
     checkpoint.save(progress.step)
     curves.close()
     average.swap()
     animator.eval().requires_grad_(False)
     models.unet.disable_gradient_checkpointing()
-    return {name: float(value) for name, value in scores.items()}
+    return {"steps": progress.step} | {name: float(value) for name, value in scores.items()}
 
 
 def _batches(

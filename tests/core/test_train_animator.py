@@ -290,7 +290,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_model, material, tmp_path
     monkeypatch.setattr(OptimizerSteps, "step", step)
     assert checkpoint.read_state(tmp_path / "killed" / "animator.pt")["step"] == 3
     resumed, again = run(tmp_path / "killed")
-    assert again == scores
+    assert {name: again[name] for name in scores if name != "seconds_per_step"} == {
+        name: value for name, value in scores.items() if name != "seconds_per_step"
+    }
     for name, weight in resumed.items():
         assert weight.equal(whole[name]), name
     finished, _ = run(tmp_path / "killed")
