@@ -43,7 +43,7 @@ MEASURES = (  # what is shown to people: title, key, digits
     ("  last quarter less first", "drift_ends", 4),
     ("L1 to the truth", "l1", 4),
     ("  of the face", "face_l1", 4),
-    ("  of the change by frames", "temporal_l1", 4),
+    ("  of changes over time", "temporal_l1", 4),
     ("PSNR", "psnr", 2),
     ("SSIM", "ssim", 4),
     ("LPIPS", "lpips", 4),
@@ -75,7 +75,7 @@ def register(commands) -> None:
     material = parser.add_mutually_exclusive_group()
     material.add_argument(
         "--videos", type=Path, metavar="FOLDER",
-        help="your own videos, each of one person, with poses beside them (NAME.json), else found by DWPose; "
+        help="your own videos, each of another person, with poses beside them (NAME.json), else found by DWPose; "
         "default: rendered performers",
     )  # fmt: skip
     material.add_argument("--tiktok", type=Path, metavar="FOLDER", help="the TikTok dataset: NNNNN/images")

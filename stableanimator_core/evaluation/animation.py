@@ -40,6 +40,7 @@ __all__ = ["FIRST_SEED", "ROWS", "ClipResult", "evaluate_animation", "evaluate_c
 MADE, PLAIN, RECONSTRUCTION, COPY, FLOOR, CEILING = ROWS = (  # what keys end in
     "", "_without_hjb", "_reconstruction", "_copy", "_floor", "_ceiling",
 )  # fmt: skip
+PER_CLIP = ("csim", "csim_without_hjb", "csim_ceiling", "drift", "l1", "l1_without_hjb")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,9 @@ def evaluate_cases(
     the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
     on_result(result) are called after each clip.
     Returns `<measure><row>` of ROWS, beside `clips`, `judge`, `seconds_per_clip`, `per_clip` and `notes`.
-    Raises InputError for less than two cases (the floor is somebody else) or without torchmetrics.
+    A case that can't be animated is left out, and a note says why.
+    Raises InputError for less than two cases (the floor is somebody else), when none can be animated, or without
+    torchmetrics.
     """
     if len(cases) < 2:
         raise InputError(f"clips {len(cases)}: give at least 2, the floor compares each person with the next")
@@ -87,26 +90,28 @@ def evaluate_cases(
     width, height = size or (None, None)
     judge = _Judge.of(animator)
     settings = {"align_method": align, "face_detector": face_detector, "width": width, "height": height}
-    results = []
-    for index, make in enumerate(cases):
-        result = _evaluate(animator, make(), hjb, judge, measures, settings)
-        if on_result is not None:
-            on_result(result)
-        results.append((result.case.name, result.scores, result.features))
+    results, notes = [], [*measures.notes, *judge.notes]
+    for number, make in enumerate(cases, 1):
+        try:
+            result = _evaluate(animator, make(), hjb, judge, measures, settings)
+        except InputError as error:  # one bad video must not cost the hours of the others
+            notes.append(f"clip {number} is left out: {error}")
+        else:
+            results.append((result.case.name, result.scores, result.features))
+            if on_result is not None:
+                on_result(result)
         if on_clip is not None:
-            on_clip(index + 1, len(cases))
+            on_clip(number, len(cases))
+    if not results:
+        raise InputError(f"none of {len(cases)} clips could be evaluated; the last: {notes[-1]}")
     scores = {key: mean([row[key] for _, row, _ in results]) for key in results[0][1]}
     scores |= _video_distances([features for _, _, features in results])
-    notes = [*measures.notes, *judge.notes]
     if scores["fvd"] == scores["fvd"]:
-        notes.append(fvd_note(len(cases)))
+        notes.append(fvd_note(len(results)))
     return {key: _known(value) for key, value in scores.items()} | {
-        "clips": len(cases),
+        "clips": len(results),
         "judge": judge.name,
-        "per_clip": [
-            {"name": name} | {key: _known(row[key]) for key in row if key.startswith(("csim", "l1"))}
-            for name, row, _ in results
-        ],
+        "per_clip": [{"name": name} | {key: _known(row[key]) for key in PER_CLIP} for name, row, _ in results],
         "notes": notes,
     }
 
@@ -135,18 +140,16 @@ def _evaluate(
     animator: StableAnimator, case: Case, hjb: HJBConfig, judge: _Judge, measures: Measures, settings: dict
 ) -> ClipResult:
     def animate(hjb: HJBConfig) -> Animation:
-        return animator.animate(
-            case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, **settings
-        )  # fmt: skip
+        return animator.animate(case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, **settings)
 
+    place = locate_face(animator.models.config, case.reference, case.reference_pose)
+    reference = from_uint8(case.reference).to(animator.models.device)
+    target = embed_reference(judge.network, reference, place).embedding
     start = time.monotonic()
     made = animate(hjb)
     seconds = time.monotonic() - start
     plain = animate(HJBConfig(iterations=0)) if hjb.iterations else made
     videos = _videos(animator.models, case, made, plain)
-    place = locate_face(animator.models.config, case.reference, case.reference_pose)
-    reference = from_uint8(case.reference).to(animator.models.device)
-    target = embed_reference(judge.network, reference, place).embedding
     embedded = {row: embed_faces(judge.network, *video) for row, video in videos.items()}
     similar = {row: csim(faces, target).cpu().numpy() for row, faces in embedded.items()}
     scores, features = {"seconds_per_clip": seconds}, {}
@@ -158,8 +161,8 @@ def _evaluate(
             scores[f"face_frechet{row}"] = face_frechet(embedded[row], embedded[CEILING])
             measured = dict.fromkeys(PICTURE_MEASURES, NAN)
             if case.known:
-                shared = range(min(len(video), len(truth)))  # the floor's video may be shorter or longer
-                measured = measures.pictures(video[shared], truth[shared], faces.picked(shared))
+                shared = min(len(video), len(truth))  # the floor's video may be shorter or longer
+                measured = measures.pictures(video[:shared], truth[:shared], faces.picked(range(shared)))
             scores |= {f"{key}{row}": value for key, value in measured.items()}
         if case.known and row != FLOOR:
             features[row] = measures.video_features(video)

@@ -96,7 +96,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     if min(len(a), len(b)) < 2:
         return NAN
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()  # Apple's GPUs know no double precision
     means = (a.mean(0) - b.mean(0)).square().sum()
     a, b = ((part - part.mean(0)) / math.sqrt(len(part) - 1) for part in (a, b))
     spread = a.square().sum() + b.square().sum()

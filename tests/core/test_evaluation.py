@@ -16,6 +16,7 @@ from stableanimator_core.evaluation.material import performer_cases
 from stableanimator_core.evaluation.metrics import Measures, frechet_distance, temporal_l1
 from stableanimator_core.face import crop_faces, encode_reference_face, face_boxes, score_identity
 from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.keypoints import Poses
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import StableAnimator, from_uint8
 from stableanimator_core.vae import decode_latents, encode_image
@@ -37,14 +38,15 @@ def animator(tiny_model):
 
 @pytest.fixture(scope="module")
 def evaluated(animator):
-    """The evaluation's result and the (clips done, clips) that it reported."""
-    reported = []
+    """The evaluation's result, the (clips done, clips) that it reported, and the results of the clips."""
+    reported, told = [], []
     hjb = HJBConfig(iterations=1, first_step=1, last_step=1, lr=1.0)
     result = evaluate_animation(
         animator, clips=CLIPS, seed=SEED, frames=FRAMES, hjb=hjb, on_clip=lambda *done: reported.append(done),
         measures=replace(Measures.load(animator.models.device), lpips=None, i3d=None, notes=("no networks",)),
+        on_result=told.append,
     )  # fmt: skip
-    return result, reported
+    return result, reported, told
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def decoded(animator, clip):
 
 
 def test_every_documented_key_is_a_finite_number(evaluated):
-    result, reported = evaluated
+    result, reported, _ = evaluated
     assert set(KEYS) <= set(result)
     assert all(np.isfinite(result[key]) for key in KEYS)
     assert (result["clips"], result["frames"]) == (CLIPS, FRAMES)
@@ -83,7 +85,7 @@ def test_every_documented_key_is_a_finite_number(evaluated):
 
 
 def test_measures_without_their_network_are_none_and_noted(evaluated):
-    result, _ = evaluated
+    result = evaluated[0]
     for row in ("", "_without_hjb", "_reconstruction", "_copy"):
         assert all(result[f"{key}{row}"] is None for key in NETWORKS)
     assert "no networks" in result["notes"]
@@ -129,6 +131,26 @@ def test_the_reconstruction_is_the_truth_through_the_vae(evaluated, animator, cl
     assert evaluated[0]["face_l1_reconstruction"] == pytest.approx(np.mean(faces), abs=1e-5)
 
 
+def test_psnr_of_every_row_is_against_the_truth(evaluated, animator, clips):
+    result, _, told = evaluated
+    videos = {
+        "_reconstruction": [decoded(animator, clip) for clip in clips],
+        "_without_hjb": [video_of(each.plain) for each in told],
+        "_copy": [from_uint8(clip.reference)[None] for clip in clips],
+    }
+    for row, made in videos.items():
+        errors = [((video - video_of(clip.frames)) / 2).square().mean() for video, clip in zip(made, clips)]
+        assert result[f"psnr{row}"] == pytest.approx(np.mean([-10 * np.log10(float(e)) for e in errors]), abs=1e-3)
+
+
+def test_drift_is_that_of_every_clip(evaluated):
+    result, _, told = evaluated
+    for row in ("", "_without_hjb", "_ceiling"):
+        change = np.mean([each.csim[row][1] - each.csim[row][0] for each in told])
+        assert result[f"drift{row}"] == pytest.approx(16 * change, abs=1e-5), "per 16 frames"
+        assert result[f"drift_ends{row}"] == pytest.approx(change, abs=1e-6)
+
+
 def test_the_animation_is_the_pipelines(evaluated, animator, clips):
     off = HJBConfig(iterations=0)
     videos = [
@@ -145,7 +167,7 @@ def test_the_animation_is_the_pipelines(evaluated, animator, clips):
 
 def test_the_floor_cannot_cheat(evaluated, clips):
     """Somebody else is as sharp and steady as the truth, and yet far from it in every measure against the truth."""
-    result, _ = evaluated
+    result = evaluated[0]
     truths = [video_of(clip.frames) for clip in clips]
     l1 = (truths[0] - truths[1]).abs().mean() / 2
     assert result["l1_floor"] == pytest.approx(float(l1), abs=1e-5)
@@ -235,3 +257,20 @@ def test_fvd_is_the_distance_of_the_videos_features(animator, clips):
     assert result["fvd"] != pytest.approx(result["fvd_copy"])
     assert "fvd_floor" not in result
     assert any(note.startswith("FVD over 2 clips") for note in result["notes"])
+
+
+def test_a_bad_clip_is_left_out(animator, clips):
+    good = performer_cases((64, 64), clips=2, seed=SEED, frames=FRAMES)
+
+    def bad():
+        case = good[0]()
+        return replace(case, reference_pose=Poses.empty(1, 64, 64, people=1))
+
+    options = {"hjb": HJBConfig(iterations=0)}
+    result = evaluate_cases(animator, [bad, good[1]], **options)
+    alone = evaluate_cases(animator, [good[1], good[1]], **options)
+    assert result["clips"] == 1
+    assert result["csim"] == pytest.approx(alone["csim"])
+    assert any(note.startswith("clip 1 is left out: reference: no face in its keypoints") for note in result["notes"])
+    with pytest.raises(InputError, match="none of 2 clips could be evaluated; the last: clip 2 is left out: reference"):
+        evaluate_cases(animator, [bad, bad], **options)
