@@ -44,10 +44,11 @@ from stableanimator_core.evaluation.experiments.studio import (
     standing_height,
 )
 from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, SETTING, mean_row
+from stableanimator_core.evaluation.material import FIRST_SEED
 from stableanimator_core.face import FaceBoxes, score_identity
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.models.id_adapter import Adding
-from stableanimator_core.performers import make_clip
+from stableanimator_core.performers import HELD_OUT, make_clip
 from stableanimator_core.pipeline import StableAnimator, find_face
 from stableanimator_core.training import mini
 from stableanimator_core.video import read_image
@@ -156,6 +157,26 @@ def test_the_best_similarity_is_nearer_than_any_method(pairs):
         assert best < 0.6 * pose_distance(take, alignment.aligned(take, "none", None))
 
 
+def test_the_performers_are_those_of_the_evaluation(animator):
+    other = Studio(animator, EXTENT, seed=3)
+    for made in (other.takes(), other.pairs(2)):
+        assert [take.clip.seed for take in made] == [3 * FIRST_SEED, 3 * FIRST_SEED + 1]
+        assert all(set(take.clip.motion.split("+")) <= set(HELD_OUT) for take in made)
+    assert made[0].driver is not made[0].clip.poses and pose_distance(made[0], made[0].driver) > 0
+
+
+def test_places_are_what_they_are_called(studio, takes):
+    truth, decoded, still, floor = studio.places(takes)
+    assert [row["setting"] for row in (truth, decoded, still, floor)] == PLACES
+    assert truth["l1"] == 0 < still["l1"] and 0 < decoded["l1"]
+    copies = [np.abs(take.clip.frames - take.clip.reference.astype(float)).mean() / 255 for take in takes]
+    assert still["l1"] == pytest.approx(np.mean(copies), abs=1e-5)
+    judge = studio.animator.models.face_judge
+    judged = [score_identity(judge, b.truth, b.boxes, a.target).nanmean() for a, b in zip(takes, takes[::-1])]
+    assert floor["csim"] == pytest.approx(float(np.mean(judged)), abs=1e-5)
+    assert "l1" not in floor
+
+
 def test_places_need_two_people(studio, takes):
     with pytest.raises(InputError, match="experiments with 1 performer: at least 2 are needed"):
         studio.places(takes[:1])
@@ -179,6 +200,7 @@ def test_alignment(studio, pairs):
     assert rows[alignment.TRUTH]["dis"] == 0
     assert rows[alignment.TRUTH]["csim"] == pytest.approx(rows[alignment.TRUTH]["csim_in_place"])
     assert rows["none"]["l1"] != rows["svd"]["l1"], "the aligned poses reach the video"
+    assert rows["none"]["csim"] != rows["none"]["csim_in_place"], "the face is sought where the poses put it"
     assert [name for name, row in rows.items() if "paper_csim" in row] == ["learned"]
     assert set(result.plots) == set(result.sheets) == {"alignment"}
 
@@ -198,7 +220,7 @@ def test_a_method_that_fails_counts_with_none(studio, monkeypatch):
         assert rows["svd"][key] == rows["none"][key]
 
 
-def test_missing(studio):
+def test_missing(studio, pairs):
     result = EXPERIMENTS["missing"](studio)
     found = [(row["setting"], row["missing"]) for row in result.tables[0].rows if "missing" in row]
     assert found == [("svd", 0), ("learned", 0)] + [
@@ -206,7 +228,9 @@ def test_missing(studio):
     ]
     rows = result.tables[0].rows
     assert rows[0]["l1"] != rows[-len(PLACES) - 3]["l1"], "the missing joints reach the video"
-    assert all(math.isfinite(row["dis"]) for row in rows[: -len(PLACES)])
+    whole = np.mean([pose_distance(take, alignment.aligned(take, "svd", None)) for take in pairs])
+    assert rows[0]["dis"] == pytest.approx(whole)
+    assert all(row["dis"] < 0.3 for row in rows[: -len(PLACES)]), "of the whole driver, not of what is left"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
