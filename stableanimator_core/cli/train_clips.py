@@ -1,6 +1,7 @@
 """`train prepare` and `train finetune`: one's own clips, and a model of any size trained further on them."""
 
 import argparse
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from .arguments import (
     first_process,
     frame_rate,
     given_of,
+    number,
     places_of,
     positive,
     size,
@@ -75,7 +77,9 @@ def _register_finetune(recipes) -> None:
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="of the arithmetic on a GPU (bf16)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--validate-every", type=whole(0), metavar="N", help="look at a held-out clip (500; 0: never)")
-    parser.add_argument("--checkpoint-minutes", type=positive, metavar="M", help="save to go on from after a kill (30)")
+    parser.add_argument(
+        "--checkpoint-minutes", type=number(0), metavar="M", help="save what --resume goes on from (30; 0: never)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--seed", type=SEED)
     add_places(parser)
@@ -138,7 +142,7 @@ def train_finetune_command(args: argparse.Namespace, report: Report) -> dict:
     if not args.out.parent.is_dir():
         raise InputError(f"output folder {args.out.parent} does not exist; create it or choose another --out")
     from ..training.finetune import FinetuneRecipe, finetune
-    from ..training.loop import Budget
+    from ..training.loop import Budget, start_processes
     from ..weights import config_of, load_models, random_models
 
     recipe = FinetuneRecipe()
@@ -147,16 +151,17 @@ def train_finetune_command(args: argparse.Namespace, report: Report) -> dict:
     if args.train is not None:
         given["train"] = tuple(args.train.split(","))
     if args.checkpoint_minutes is not None:
-        given["checkpoint_seconds"] = 60 * args.checkpoint_minutes
+        given["checkpoint_seconds"] = 60 * args.checkpoint_minutes or math.inf
     steps = recipe.budget.steps if args.steps is None else args.steps
     animation = replace(recipe.animation, **given)
     recipe = replace(recipe, budget=Budget(steps, args.minutes), animation=animation, **given_of(args, "stride"))
     start_log()
     start = time.monotonic()
+    device = start_processes().device
     if args.random_weights:
-        models = random_models(config_of(args.model))
+        models = random_models(config_of(args.model), device=device)
     else:
-        models = load_models(args.model, places=places_of(args))
+        models = load_models(args.model, device=device, places=places_of(args))
     result = finetune(models, args.data, args.out, recipe, resume=args.resume)
     if not first_process():
         raise SystemExit  # one process answers

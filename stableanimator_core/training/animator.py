@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,14 @@ class Animator(nn.Module):
         return self.unet(torch.cat([noisy, still], dim=2), timestep, context, micro, pose, id_scale)
 
 
+class Batch(NamedTuple):
+    """What `Animator` is given and what it should say."""
+
+    given: tuple[Tensor, ...]
+    target: Tensor  # [B, F, 4, h, w] v
+    weight: Tensor  # [B, F, 1, h, w], 1 + face mask
+
+
 def train_animator(
     models: Models, material: Material, budget: Budget, recipe: AnimatorRecipe, *, device: torch.device,
     process: int = 0, out: Path | None = None, on_checkpoint: Callable[[], None] | None = None,
@@ -116,12 +124,8 @@ def train_animator(
     animator = Animator(models, recipe.train).to(device).train()
     if recipe.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
-    trained = [parameter for parameter in animator.parameters() if parameter.requires_grad]
     average = MovingAverage(animator, recipe.average)
-    steps = OptimizerSteps(
-        torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device.type == "cuda"),
-        scaler=torch.amp.GradScaler(device.type, enabled=recipe.dtype == "fp16" and device.type == "cuda"),
-    )
+    steps = _optimizer(animator, recipe, device)
     curves = Curves(out / "curves" if out and first else None)
     progress = Progress("animator", budget, every=recipe.log_every, on_report=curves.add)
     checkpoint = Checkpoint(
@@ -138,29 +142,22 @@ def train_animator(
     scores: dict[str, Tensor | float] = {}
     begun: tuple[int, float] | None = None
     for step in progress:
-        total = torch.zeros((), device=device)
-        for _ in range(recipe.accumulate):
-            batch, target, weight = next(batches)
-            loss = ((network(*batch).float() - target) ** 2 * weight).mean() / recipe.accumulate
-            steps.add(loss)
-            total += loss.detach()
         rate = progress.learning_rate(recipe.rate)
+        parts = [_add_batch(network, steps, next(batches), recipe.accumulate) for _ in range(recipe.accumulate)]
+        scores["loss"] = torch.stack(parts).sum()
         steps.step(rate)
         average.update()
-        progress.report(loss=total, rate=torch.tensor(rate))
+        progress.report(loss=scores["loss"], rate=torch.tensor(rate))
         if validation and (step + 1) % recipe.validate_every == 0:
-            average.swap()
-            seen = validation.look(step + 1)
-            average.swap()
+            with average.in_place():
+                seen = validation.look(step + 1)
             curves.add(step + 1, seen)
             scores |= seen
         if checkpoint.due():
             checkpoint.save(step + 1)
             if on_checkpoint is not None:
-                average.swap()
-                on_checkpoint()
-                average.swap()
-        scores["loss"] = total
+                with average.in_place():
+                    on_checkpoint()
         begun = begun or (step + 1, time.monotonic())
     if begun is not None and progress.step > begun[0]:
         scores["seconds_per_step"] = (time.monotonic() - begun[1]) / (progress.step - begun[0])
@@ -172,19 +169,34 @@ def train_animator(
     return {"steps": progress.step} | {name: float(value) for name, value in scores.items()}
 
 
+def _optimizer(animator: Animator, recipe: AnimatorRecipe, device: torch.device) -> OptimizerSteps:
+    cuda = device.type == "cuda"
+    trained = [parameter for parameter in animator.parameters() if parameter.requires_grad]
+    adam = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=cuda)
+    scaler = torch.amp.GradScaler(device.type, enabled=cuda and recipe.dtype == "fp16")
+    return OptimizerSteps(adam, scaler=scaler)
+
+
+def _add_batch(network: Graphed, steps: OptimizerSteps, batch: Batch, parts: int) -> Tensor:
+    """Backward of one of a step's batches; returns its share of the loss."""
+    loss = ((network(*batch.given).float() - batch.target) ** 2 * batch.weight).mean() / parts
+    steps.add(loss)
+    return loss.detach()
+
+
 def _batches(
     material: Material, recipe: AnimatorRecipe, progress: Progress, config: ModelConfig, cell: int, *,
     device: torch.device, process: int,
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:  # fmt: skip
-    """Inputs, targets and weights of one process's batches from the present step on, without end."""
+) -> Iterator[Batch]:  # fmt: skip
+    """One process's batches from the present step on, without end."""
     first = progress.step * recipe.accumulate
     numbers = count(first)
     loader = prefetch(lambda: draw(material, recipe, progress, next(numbers), process), device=device)
     for number, drawn in enumerate(loader, first):
         sample = material.gather(*drawn)
-        batch, target = noisy_batch(sample, config, recipe, generator_of(device, recipe.seed, process, number))
-        size = target.shape[-2:]
-        yield batch, target, 1 + face_mask(sample.boxes.flatten(0, 1) / cell, size).unflatten(0, target.shape[:2])
+        given, target = noisy_batch(sample, config, recipe, generator_of(device, recipe.seed, process, number))
+        mask = face_mask(sample.boxes.flatten(0, 1) / cell, target.shape[-2:]).unflatten(0, target.shape[:2])
+        yield Batch(given, target, 1 + mask)
 
 
 def draw(

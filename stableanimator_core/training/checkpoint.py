@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import time
@@ -26,14 +27,16 @@ DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pic
 class Checkpoint:
     """Weights, average, optimizer and step of a stage, written every so many seconds by one of the processes.
 
-    What else a step depends on must follow from seed, process and step. path None: nothing is written.
+    What else a step depends on must follow from seed, process and step. path None, or endless seconds: nothing is
+    written.
     """
 
     def __init__(
         self, path: Path | None, *, recipe: Any, network: nn.Module, average: MovingAverage, steps: OptimizerSteps,
         progress: Progress, seconds: float, writes: bool = True,
     ):  # fmt: skip
-        self.path, self.seconds, self.writes = path, seconds, writes and path is not None
+        self.path, self.seconds = path, seconds
+        self.writes = writes and path is not None and math.isfinite(seconds)
         self.network, self.average, self.steps, self.progress = network, average, steps, progress
         self._recipe = recipe_text(recipe)
         self._saved = time.monotonic()

@@ -37,7 +37,7 @@ class FinetuneRecipe:
 def finetune(models: Models, data: Path, out: Path, recipe: FinetuneRecipe, *, resume: bool = False) -> dict[str, Any]:
     """Train on the clips of `data` and write a model folder to `out`; returns losses, scores, time and memory.
 
-    models: float32, on the CPU; they are trained in place. Under `accelerate launch` on several GPUs and hosts, which
+    models: float32; they are trained in place. Under `accelerate launch` on several GPUs and hosts, which
     must see the same folders. resume: go on from the checkpoint in `out`.
     Raises InputError when `out` holds another run, when the recipe trains what stays frozen here, and as
     PreparedMaterial and train_animator do.

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -153,6 +154,15 @@ class MovingAverage:
             live = tensor.clone()
             tensor.copy_(self._average[key])
             self._average[key].copy_(live)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the module has the average for its weights."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
 
 class OptimizerSteps:

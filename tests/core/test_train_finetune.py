@@ -250,7 +250,8 @@ def test_what_finetune_refuses(models, data, tmp_path):
 def test_a_new_size_is_remembered(tiny_model, tmp_path):
     models = random_models(replace(read_config(tiny_model), width=96, height=96))
     one = write_prepared(tmp_path / "one", read_config(tiny_model), 1, frames=4)
-    finetune(models, one, tmp_path / "out", recipe_of(1))
+    finetune(models, one, tmp_path / "out", recipe_of(1, checkpoint_seconds=float("inf")))
+    assert not (tmp_path / "out" / "checkpoints").exists()
     assert read_config(tmp_path / "out").trained_sizes == ((96, 96), (64, 64))
 
 
