@@ -23,14 +23,14 @@ from .arguments import (
     step_range,
     whole,
 )
-from .material import LONGEST, PoseFinder, reference_pose_file
+from .material import LONGEST, PoseFinder, detector_of, reference_pose_file
 from .report import Report
 
 if TYPE_CHECKING:
     from ..evaluation.animation import ClipResult
     from ..evaluation.material import MakeCase
     from ..keypoints import Poses
-    from ..pipeline import StableAnimator
+    from ..weights import ModelConfig
 
 OUT = Path("output") / "evaluation"  # the one folder that is made with its parents
 PERFORMERS = 8  # clips, unless told otherwise
@@ -75,7 +75,7 @@ def register(commands) -> None:
     material = parser.add_mutually_exclusive_group()
     material.add_argument(
         "--videos", type=Path, metavar="FOLDER",
-        help="your own videos, each of another person, with poses beside them (NAME.json), else found by DWPose; "
+        help="your own videos, each of another person, with poses beside them (NAME.json), else found in them; "
         "default: rendered performers",
     )  # fmt: skip
     material.add_argument("--tiktok", type=Path, metavar="FOLDER", help="the TikTok dataset: NNNNN/images")
@@ -128,20 +128,26 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
     from ..evaluation.animation import evaluate_cases
     from ..evaluation.metrics import Measures
     from ..pipeline import SamplingConfig
+    from ..weights import V1_CONFIG, config_of
+    from ..weights.registry import V1
 
     if args.sequences and not args.tiktok:
         raise InputError(f"--sequences {args.sequences[0]}:{args.sequences[1]} chooses from --tiktok; give that, too")
     folder = None if args.out is None else prepare_folder(args.out, OUT)
-    paths = _video_paths(args, report)
-    animator, device = load_animator(args)
-    config, places = animator.models.config, places_of(args)
+    config, places = config_of(args.model), places_of(args)
     width, height = args.size or (config.width, config.height)
     SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work
-    cases, notes = _cases(args, animator, paths, report)
+    hjb = hjb_settings(config, args)
+    if args.model == V1_CONFIG.name:
+        places.require(*V1)
+    finder = PoseFinder(places, args.device, report, detector_of(config))
+    cases, notes = _cases(args, config, (width, height), finder)
+    finder.close()  # before the model is loaded: both at once may not fit
+    animator, device = load_animator(args)
     looks = _Looks(folder)
     scores = evaluate_cases(
         animator, cases,
-        hjb=hjb_settings(config, args),
+        hjb=hjb,
         align=args.align or ("learned" if args.misalign else "none"),
         size=(width, height),
         measures=Measures.load(animator.models.device, places),
@@ -170,40 +176,26 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
     }
 
 
-def _video_paths(args: argparse.Namespace, report: Report) -> dict[str, Path] | None:
-    """The videos to work on; None for performers. What is missing is said before any model is loaded."""
+def _cases(
+    args: argparse.Namespace, config: "ModelConfig", size: tuple[int, int], finder: PoseFinder
+) -> tuple[list["MakeCase"], list[str]]:
+    """What is evaluated, and what there is to know about it."""
     if not (args.videos or args.tiktok):
-        return None
-    from ..evaluation.videos import find_tiktok, find_videos
+        from ..evaluation.material import performer_cases
+
+        clips = args.clips or PERFORMERS
+        made = performer_cases(size, clips=clips, seed=args.seed, frames=args.frames, misaligned=args.misalign)
+        return made, []
+    from ..evaluation.videos import find_tiktok, find_videos, misaligned_cases, read_videos, video_cases
 
     paths = find_videos(args.videos) if args.videos else find_tiktok(args.tiktok, args.sequences)
     paths = dict(list(paths.items())[: args.clips])
     if any(reference_pose_file(path, None) is None for path in paths.values()):
-        finder = PoseFinder(places_of(args), args.device, report)
         finder.check("put the poses beside each video: NAME.json (images.json beside images in the TikTok dataset)")
-    return paths
-
-
-def _cases(
-    args: argparse.Namespace, animator: "StableAnimator", paths: dict[str, Path] | None, report: Report
-) -> tuple[list["MakeCase"], list[str]]:
-    """What is evaluated, and what there is to know about it."""
-    from ..evaluation.material import performer_cases
-
-    config = animator.models.config
-    size = args.size or (config.width, config.height)
-    if paths is None:
-        clips = args.clips or PERFORMERS
-        made = performer_cases(size, clips=clips, seed=args.seed, frames=args.frames, misaligned=args.misalign)
-        return made, []
-    from ..evaluation.videos import misaligned_cases, read_videos, video_cases
-
-    finder = PoseFinder(places_of(args), args.device, report)
     videos, notes = read_videos(
         paths, config, frames=args.frames, poses_of=_pose_source(finder),
-        on_video=lambda done, total: report.progress(done, total, "videos read"),
+        on_video=lambda done, total: finder.report.progress(done, total, "videos read"),
     )  # fmt: skip
-    finder.close()
     if len(videos) < 2:
         found = "; ".join(notes) or "that is all that is there"
         raise InputError(f"{len(videos)} usable videos in {args.videos or args.tiktok}, need 2: {found}")

@@ -11,6 +11,7 @@ from PIL import Image
 from stableanimator_core import cli
 from stableanimator_core.cli import evaluate
 from stableanimator_core.errors import InputError, PoseError
+from stableanimator_core.evaluation import animation
 from stableanimator_core.evaluation import videos as material
 from stableanimator_core.evaluation.animation import CEILING, FLOOR, MADE, ROWS, ClipResult
 from stableanimator_core.evaluation.material import Case, Footage
@@ -182,6 +183,7 @@ def test_tiktoks_layout(tmp_path, inner, config, stick_figure):
     assert list(find_tiktok(tmp_path)) == ["00001", "00335", "00336"]
     found = find_tiktok(tmp_path, (335, 340))
     assert list(found) == ["00335", "00336"]
+    assert list(find_tiktok(tmp_path, (1, 335))) == ["00001", "00335"], "both ends belong"
     videos, notes = material.read_videos(found, config, frames=3, poses_of=poses_beside)
     assert notes == []
     assert (video_cases(videos, SIZE, seed=0)[0]().own.frames == pictures(4, 335)[1:]).all()
@@ -274,6 +276,21 @@ def test_command_misaligned_is_judged_by_identity_alone(run, tiny_model, folder)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "method"), [((), "none"), (("--misalign",), "learned"), (("--misalign", "--align", "v1"), "v1")]
+)
+def test_drivers_of_other_bodies_are_aligned(run, tiny_model, monkeypatch, given, method):
+    told = {}
+
+    def stop(*_, **options):
+        told.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(animation, "evaluate_cases", stop)
+    assert run("evaluate", "animation", "--model", tiny_model, *FAST, *given)[0] == 2
+    assert told["align"] == method
+
+
 def test_command_refusals(run, tiny_model, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("STABLEANIMATOR_MODELS", str(tmp_path / "models"))
     command = ("evaluate", "animation", "--model", tiny_model, *FAST)
@@ -288,6 +305,8 @@ def test_command_refusals(run, tiny_model, folder, tmp_path, monkeypatch):
     assert "2:1 is not FIRST:LAST" in refused("--sequences", "2:1")
     assert "not allowed with argument" in refused("--videos", folder, "--tiktok", folder)
     assert "needs multiples of 32" in refused("--size", "65x64")
+    assert "there are 2 denoising steps" in refused("--hjb-steps", "8:9", "--videos", folder)
+    assert "missing in" in refused("--model", "v1", "--videos", folder)
     (folder / "ann.json").unlink()
     error = refused("--videos", folder)
     assert "finding poses needs DWPose" in error

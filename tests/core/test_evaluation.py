@@ -230,8 +230,23 @@ def test_an_unknown_truth_is_judged_by_identity_alone(animator, clips):
     result = evaluate_cases(animator, cases, hjb=HJBConfig(iterations=0))
     for key in ("l1", "face_l1", "psnr", "ssim", "temporal_l1", "lpips", "fvd"):
         assert result[key] is None, key
-    assert result["csim"] is not None
     assert result["csim_ceiling"] is not None
+
+
+def test_where_the_truth_is_unknown_faces_are_where_they_were_asked_for(animator, clips):
+    def case(index):
+        made = performer_cases((64, 64), clips=2, seed=SEED, frames=FRAMES)[index]()
+        return replace(made, driving=clips[1 - index].poses, known=False)
+
+    told, off = [], HJBConfig(iterations=0)
+    evaluate_cases(animator, [lambda: case(0), lambda: case(1)], align="svd", hjb=off, on_result=told.append)
+    clip = clips[0]
+    made = animator.animate(
+        clip.reference, clips[1].poses, clip.reference_pose, align_method="svd", hjb=off, seed=clip.seed
+    )
+    expected = judged(animator, video_of(made.frames), made.poses, clip)
+    assert told[0].scores["csim"] == pytest.approx(expected, abs=1e-6)
+    assert expected != pytest.approx(judged(animator, video_of(made.frames), clip.poses, clip), abs=1e-6)
 
 
 def test_fvd_is_the_distance_of_the_videos_features(animator, clips):
