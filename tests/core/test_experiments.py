@@ -43,7 +43,7 @@ from stableanimator_core.evaluation.experiments.studio import (
     pose_distance,
     standing_height,
 )
-from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, SETTING, mean_row
+from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, PAPER_CSIM, SETTING, mean_row
 from stableanimator_core.evaluation.material import FIRST_SEED
 from stableanimator_core.face import FaceBoxes, score_identity
 from stableanimator_core.hjb import HJBConfig
@@ -135,7 +135,7 @@ def test_standing_height_is_that_of_somebody_who_stands(seed):
     assert visible[:, [10, 13, 14]].all(), "this seed shows everything"
     feet, eyes = clip.poses.body[:, 0, [10, 13], 1].max(), clip.poses.body[:, 0, 14, 1].min()
     tall = standing_height(clip.person, clip.poses)
-    assert feet - eyes < tall < 1.5 * (feet - eyes)
+    assert 1.2 * (feet - eyes) < tall < 1.5 * (feet - eyes), "these heads are large"
     assert standing_height(clip.person, clip.poses.resized(640, 640)) == pytest.approx(2 * tall)
 
 
@@ -387,7 +387,7 @@ def test_frames_without_a_face_are_grey():
 
 
 def test_report(tmp_path):
-    columns = (SETTING, DIS, L1, Column("peak", "peak"))
+    columns = (SETTING, DIS, L1, Column("peak", "peak"), PAPER_CSIM)
     rows = ({"setting": "a", "dis": 0.12345678, "l1": math.nan}, {"setting": "b", "dis": 1.0, "peak": None})
     picture = np.zeros((8, 8, 3), np.uint8)
     result = Result("x", "Title", "Setup.", (Table("t", "Rows", columns, rows),), {"p": picture}, {"s": picture})
@@ -399,9 +399,10 @@ def test_report(tmp_path):
     assert found["experiments"]["x"]["t"][0] == {"setting": "a", "dis": 0.12346, "l1": None}
     assert found["mocap"] == "m.npz" and found["extent"] == {"pairs": 2, "clips": 2, "frames": 2}
     text = (tmp_path / "report.md").read_text()
-    for words in ("`do it`", "seed 3", "torch ", "## Title", "Setup.", "| a       | 0.123 |", "(p_plot.png)"):
+    for words in ("`do it`", "seed 3", "torch ", "## Title", "Setup.", "| a       | 0.123 |  ", "(p_plot.png)"):
         assert words in text
     assert "peak" not in text and " L1 " not in text, "empty columns are left out"
+    assert "| CSIM in the paper |" in text, "that no figure of the paper is known is shown"
     assert read_image(tmp_path / "s_sheet.png").shape == (8, 8, 3)
 
 

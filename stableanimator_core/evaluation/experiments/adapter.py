@@ -10,9 +10,10 @@ from ...models import AnimatorUNet
 from ...models.id_adapter import Adding
 from ...pipeline import StableAnimator
 from ...video import contact_sheet, spread
+from .paper import beside
 from .pictures import faces_of
 from .studio import Studio
-from .tables import CSIM, CSIM_ERROR, FACE_L1, L1, SETTING, SHARPNESS, Column, Result, Table, mean_row
+from .tables import CSIM, CSIM_ERROR, FACE_L1, L1, PAPER_CSIM, SETTING, SHARPNESS, Column, Result, Table, mean_row
 
 WAYS: dict[Adding, str] = {
     "distribution": "distribution alignment",
@@ -60,8 +61,9 @@ def run(studio: Studio) -> Result:
             if which == number
         ]
     table = Table(
-        "ways", "Ways of adding the face tokens", (SETTING, TRAINED, CSIM, CSIM_ERROR, L1, FACE_L1, SHARPNESS),
-        (*rows, *studio.places(takes)),
+        "ways", "Ways of adding the face tokens",
+        (SETTING, TRAINED, CSIM, CSIM_ERROR, PAPER_CSIM, L1, FACE_L1, SHARPNESS),
+        (*beside("adapter", rows), *studio.places(takes)),
     )  # fmt: skip
     setup = SETUP.format(clips=len(takes), frames=studio.extent.frames)
     return Result("adapter", "ID adapter", setup, (table,), sheets={"adapter": contact_sheet(pictures, FACES)})

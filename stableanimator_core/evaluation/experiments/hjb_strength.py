@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ...hjb import HJBConfig
 from ...pipeline import model_hjb
 from ...video import contact_sheet, spread
+from .paper import beside
 from .pictures import Curve, faces_of, plot_curves, stacked
 from .studio import OFF, Studio
 from .tables import (
@@ -15,6 +16,7 @@ from .tables import (
     CSIM_ERROR,
     FACE_L1,
     L1,
+    PAPER_CSIM,
     SECONDS,
     SETTING,
     SHARPNESS,
@@ -67,9 +69,9 @@ def run(studio: Studio) -> Result:
                 made.setdefault(name, []).append(animation.video)
         steps = f"{hjb.first_step}:{hjb.last_step}" if hjb.iterations else ""
         rows.append(mean_row(name, scores, curve=curve, iterations=hjb.iterations, steps=steps))
-    columns = (SETTING, K, STEPS, CSIM, CSIM_ERROR, SECONDS, SHARPNESS, L1, FACE_L1)
+    columns = (SETTING, K, STEPS, CSIM, CSIM_ERROR, PAPER_CSIM, SECONDS, SHARPNESS, L1, FACE_L1)
     places = studio.places(takes)
-    table = Table("settings", "Iterations and steps", columns, (*rows, *places))
+    table = Table("settings", "Iterations and steps", columns, (*beside("hjb", rows), *places))
     plots = [
         _plot(rows, SECONDS.key, CSIM.key, "seconds a clip; the numbers are k", "CSIM by the judge"),
         _plot(rows, CSIM.key, SHARPNESS.key, "CSIM by the judge; the numbers are k", _sharpness_title(places)),

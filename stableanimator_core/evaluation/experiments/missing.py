@@ -17,9 +17,10 @@ from ...training.misaligned import lose_joints
 from ...video import contact_sheet
 from ...weights import load_aligner
 from .alignment import moved, network
+from .paper import beside
 from .pictures import Curve, plot_curves, stacked
 from .studio import Studio, pose_distance
-from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, SETTING, Column, Result, Table, mean_row
+from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Column, Result, Table, mean_row
 
 SHARES = (0.0, 0.3, 0.5, 0.7)
 METHODS = ("svd", "learned")
@@ -73,7 +74,8 @@ def run(studio: Studio) -> Result:
     ]
     table = Table(
         "missing", "Methods and shares of the joints that are missing",
-        (SETTING, MISSING, DIS, CSIM, CSIM_ERROR, L1, FACE_L1, FAILED), (*rows, *studio.places(pairs)),
+        (SETTING, MISSING, DIS, CSIM, CSIM_ERROR, PAPER_CSIM, L1, FACE_L1, FAILED),
+        (*beside("missing", rows), *studio.places(pairs)),
     )  # fmt: skip
     plots = [
         plot_curves(

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from ... import __version__
 from ...video import write_image
 from .studio import Extent
-from .tables import Result, markdown
+from .tables import PAPER, Column, Result, Table, markdown
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "opencv-python")
 
@@ -68,8 +68,7 @@ def write_report(folder: Path, circumstances: Circumstances, results: Sequence[R
     for result in results:
         lines += ["", f"## {result.title}", "", result.setup]
         for table in result.tables:
-            columns = tuple(c for c in table.columns if any(_is_given(row.get(c.key)) for row in table.rows))
-            lines += ["", f"### {table.title}", "", *markdown(type(table)(table.key, table.title, columns, table.rows))]
+            lines += ["", f"### {table.title}", "", *markdown(replace(table, columns=_columns(table)))]
         for kind, pictures in (("plot", result.plots), ("sheet", result.sheets)):
             for stem, picture in pictures.items():
                 name = f"{stem}_{kind}.png"
@@ -81,8 +80,14 @@ def write_report(folder: Path, circumstances: Circumstances, results: Sequence[R
     return found
 
 
-def _is_given(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+def _columns(table: Table) -> tuple[Column, ...]:
+    """The columns that have something, and those of the paper: that we know no figure is to be seen."""
+
+    def given(key: str) -> bool:
+        values = (row.get(key) for row in table.rows)
+        return any(value is not None and value == value for value in values)
+
+    return tuple(column for column in table.columns if column.key.startswith(PAPER) or given(column.key))
 
 
 def _plain(value: Any) -> Any:

@@ -47,7 +47,7 @@ class Extent:
 
 
 FULL = Extent(pairs=100, clips=16, frames=16)
-SMALL = Extent(pairs=6, clips=2, frames=8)
+SMALL = Extent(pairs=6, clips=2, frames=4)
 
 
 @dataclass(frozen=True, eq=False)
