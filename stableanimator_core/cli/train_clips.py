@@ -62,7 +62,10 @@ def _register_prepare(recipes) -> None:
 
 def _register_finetune(recipes) -> None:
     parser = recipes.add_parser("finetune", help="train a model further on prepared clips; wants a GPU")
-    parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="what train prepare has written")
+    parser.add_argument(
+        "--data", required=True, type=Path, nargs="+", metavar="FOLDER",
+        help="what train prepare has written; clips of several sizes are in a folder each, and drawn in turn",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="model folder to write")
     parser.add_argument("--model", default=V1, help="mini, v1 (default) or a model folder")
     parser.add_argument("--random-weights", action="store_true", help="the model's sizes without its files: to measure")
@@ -75,7 +78,7 @@ def _register_finetune(recipes) -> None:
     parser.add_argument("--accumulate", type=whole(1), metavar="K", help="batches in a step (1)")
     parser.add_argument("--rate", type=positive, help="peak of the learning rate (1e-5)")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="of the arithmetic on a GPU (bf16)")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--validate-every", type=whole(0), metavar="N", help="look at a held-out clip (500; 0: never)")
     parser.add_argument(
         "--checkpoint-minutes", type=number(0), metavar="M", help="save what --resume goes on from (30; 0: never)"

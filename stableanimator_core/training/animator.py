@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class AnimatorRecipe:
     drop_face: float = 0.1  # the identity path off
     drop_pose: float = 0.05
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"  # of the autocast on a GPU
-    gradient_checkpointing: bool = False  # less memory for a third more time
+    gradient_checkpointing: bool = False  # less memory, more time
     graphs: bool = True  # CUDA graphs, where the other settings allow them: faster for small networks
     log_every: int = 100  # steps
     validate_every: int = 0  # steps; 0: never
@@ -126,13 +126,14 @@ def train_animator(
         models.unet.enable_gradient_checkpointing()
     average = MovingAverage(animator, recipe.average)
     steps = _optimizer(animator, recipe, device)
-    curves = Curves(out / "curves" if out and first else None)
-    progress = Progress("animator", budget, every=recipe.log_every, on_report=curves.add)
+    progress = Progress("animator", budget, every=recipe.log_every)
     checkpoint = Checkpoint(
         out and out / "animator.pt", recipe=recipe, network=animator, average=average, steps=steps, progress=progress,
         seconds=recipe.checkpoint_seconds, writes=first,
     )  # fmt: skip
     checkpoint.restore()
+    curves = Curves(out / "curves" if out and first else None, step=progress.step)
+    progress.on_report = curves.add
     graphs = recipe.graphs and recipe.accumulate == 1 and not recipe.gradient_checkpointing
     network = Graphed(animator, device, dtype=DTYPES[recipe.dtype], graphs=graphs)
     validation = None
@@ -199,9 +200,7 @@ def _batches(
         yield Batch(given, target, 1 + mask)
 
 
-def draw(
-    material: Material, recipe: AnimatorRecipe, progress: Progress, number: int, process: int
-) -> tuple[Tensor, ...]:
+def draw(material: Material, recipe: AnimatorRecipe, progress: Progress, number: int, process: int) -> tuple[Any, ...]:
     """The runs of frames of batch `number` of one process: later on longer and fewer."""
     late = progress.done_at(number // recipe.accumulate) >= recipe.long_after
     length = material.frames if late else min(recipe.frames, material.frames)

@@ -10,9 +10,12 @@ log = logging.getLogger(__name__)
 
 
 class Curves:
-    """Scalars by step, in TensorBoard's files; folder None: nowhere. A run that goes on appends to its folder."""
+    """Scalars by step, in TensorBoard's files; folder None: nowhere.
 
-    def __init__(self, folder: Path | None):
+    step: that a run goes on from; what was written for later ones, before it was killed, is not shown.
+    """
+
+    def __init__(self, folder: Path | None, *, step: int = 0):
         self._writer = None
         if folder is None:
             return
@@ -21,7 +24,7 @@ class Curves:
         except ImportError:  # nothing else needs it
             log.info("no curves are written: pip install tensorboard, then look at %s with it", folder)
             return
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Add points after so many steps."""

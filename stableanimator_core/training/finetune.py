@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..weights import Models, save_models
 from .animator import AnimatorRecipe, train_animator
 from .checkpoint import check_fresh
 from .loop import Budget, start_processes
-from .prepared import PreparedMaterial
+from .prepared import MixedMaterial, PreparedMaterial
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,13 @@ class FinetuneRecipe:
     )  # fmt: skip
 
 
-def finetune(models: Models, data: Path, out: Path, recipe: FinetuneRecipe, *, resume: bool = False) -> dict[str, Any]:
-    """Train on the clips of `data` and write a model folder to `out`; returns losses, scores, time and memory.
+def finetune(
+    models: Models, data: Sequence[Path], out: Path, recipe: FinetuneRecipe, *, resume: bool = False
+) -> dict[str, Any]:
+    """Train on prepared clips and write a model folder to `out`; returns loss, scores, time and memory.
 
-    models: float32; they are trained in place. Under `accelerate launch` on several GPUs and hosts, which
-    must see the same folders. resume: go on from the checkpoint in `out`.
+    data: prepared folders, one for each size. models: float32; they are trained in place. Under `accelerate launch` on
+    several GPUs and hosts, which must see the same folders. resume: go on from the checkpoint in `out`.
     Raises InputError when `out` holds another run, when the recipe trains what stays frozen here, and as
     PreparedMaterial and train_animator do.
     """
@@ -50,34 +53,33 @@ def finetune(models: Models, data: Path, out: Path, recipe: FinetuneRecipe, *, r
     state = start_processes()
     device = state.device
     models.to(device)
-    material = PreparedMaterial(
-        models, data, frames=recipe.animation.frames, stride=recipe.stride, device=device,
-        process=state.process_index, processes=state.num_processes, wait=state.wait_for_everyone,
-    )  # fmt: skip
+    share = dict(process=state.process_index, processes=state.num_processes, wait=state.wait_for_everyone)
+    runs = dict(frames=recipe.animation.frames, stride=recipe.stride)
+    materials = [PreparedMaterial(models, folder, device=device, **runs, **share) for folder in data]
     models.image_encoder.to("cpu")  # its tokens are there
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    log.info(
-        "%d clips of %d x %d px, %d held out; training %s on %s x %d", len(material.clips), *material.size,
-        len(material.unseen), ", ".join(recipe.animation.train), device, state.num_processes,
-    )  # fmt: skip
+    for each in materials:
+        log.info("%d clips of %d x %d px, %d held out", len(each.clips), *each.size, len(each.unseen))
+    log.info("training %s on %s x %d", ", ".join(recipe.animation.train), device, state.num_processes)
+    material = materials[0] if len(materials) == 1 else MixedMaterial(materials)
     result = train_animator(
         models, material, recipe.budget, recipe.animation, device=device, process=state.process_index,
         out=out / "checkpoints",
     )  # fmt: skip
     if state.is_main_process:
-        save_models(_named(models, material.size), out)
+        save_models(_named(models, [each.size for each in materials]), out)
     return result | {
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else None,
         "processes": state.num_processes,
     }
 
 
-def _named(models: Models, size: tuple[int, int]) -> Models:
-    """The model under a name of its own, with the size that it has learned."""
+def _named(models: Models, sizes: Sequence[tuple[int, int]]) -> Models:
+    """The model under a name of its own, with the sizes that it has learned."""
     config = models.config
-    sizes = config.sizes if size in config.trained_sizes else (*config.sizes, size)
-    own = replace(config, name=f"{config.name}-finetuned", sizes=sizes, description=f"{config.description}, fine-tuned")
-    return replace(models, config=own)
+    known = dict.fromkeys((*config.trained_sizes, *sizes))
+    name, description = f"{config.name}-finetuned", f"{config.description}, fine-tuned"
+    return replace(models, config=replace(config, name=name, description=description, sizes=tuple(known)[1:]))

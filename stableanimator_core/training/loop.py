@@ -36,15 +36,12 @@ class Budget:
 class Progress:
     """Counts steps against a budget; `done` runs from 0 to 1 and drives the learning rate.
 
-    alone: only this process counts, the others do something else meanwhile. on_report(steps done, means) is called with
-    what goes to the log.
+    alone: only this process counts, the others do something else meanwhile.
     """
 
-    def __init__(
-        self, name: str, budget: Budget, *, every: int = 100, alone: bool = False,
-        on_report: Callable[[int, dict[str, float]], None] | None = None,
-    ):  # fmt: skip
-        self.name, self.budget, self.every, self.alone, self.on_report = name, budget, every, alone, on_report
+    def __init__(self, name: str, budget: Budget, *, every: int = 100, alone: bool = False):
+        self.name, self.budget, self.every, self.alone = name, budget, every, alone
+        self.on_report: Callable[[int, dict[str, float]], None] | None = None  # (steps done, means), as they are logged
         self.step = 0
         self.done = 0.0
         self._start, self._seconds = time.monotonic(), 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,11 +46,11 @@ class Material(Protocol):
 
     frames: int  # most that a run can have
 
-    def draw(self, rng: np.random.Generator, count: int, length: int) -> tuple[Tensor, ...]:
+    def draw(self, rng: np.random.Generator, count: int, length: int) -> tuple[Any, ...]:
         """What `gather` needs for `count` random runs of `length` frames."""
         ...
 
-    def gather(self, *drawn: Tensor) -> Sample:
+    def gather(self, *drawn: Any) -> Sample:
         """The runs that were drawn."""
         ...
 

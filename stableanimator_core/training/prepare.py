@@ -211,7 +211,8 @@ def _prepare(
 ) -> None:
     """Write one clip. Raises BadClip or another error of the clip."""
     thumbnails: list[np.ndarray] = []
-    frames = _watched(_frames(source, settings), thumbnails)
+    sizes: list[tuple[int, int]] = []
+    frames = _watched(_frames(source, settings), thumbnails, sizes)
     found = find_poses(frames) if source.pose_file is None and source.drawings is None else None
     for _ in frames:  # what the detector has not read: a broken file shows here
         pass
@@ -224,6 +225,9 @@ def _prepare(
         clip = _from_drawings(source, settings, count, find_faces)
     else:
         poses = Poses.load(source.pose_file).slice(0, settings.most) if found is None else found
+        width, height = sizes[0]
+        if abs(poses.width * height / (poses.height * width) - 1) > SAME_ASPECT:
+            raise BadClip(f"frames of {width}x{height} and poses on a canvas of {poses.width}x{poses.height}")
         clip = _from_poses(poses, settings, count)
     seen = np.isfinite(clip.boxes).all(1)
     if seen.mean() < LEAST_FACES:
@@ -239,9 +243,12 @@ def _frames(source: Source, settings: PrepareSettings) -> Iterator[np.ndarray]:
         yield from reader
 
 
-def _watched(frames: Iterable[np.ndarray], thumbnails: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames, with a small copy of each kept."""
+def _watched(
+    frames: Iterable[np.ndarray], thumbnails: list[np.ndarray], sizes: list[tuple[int, int]]
+) -> Iterator[np.ndarray]:
+    """The frames, with a small copy of each kept, and its width and height."""
     for frame in frames:
+        sizes.append(frame.shape[1::-1])
         thumbnails.append(cv2.resize(frame, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA))
         yield frame
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +187,27 @@ class PreparedMaterial:
         partial = self._encoded(clip).with_suffix(".partial")
         save_file(stored | {"has_face": faces.found}, partial)
         os.replace(partial, self._encoded(clip))
+
+
+class MixedMaterial:
+    """Clips of several sizes: each batch is of one of them, as often as they have clips."""
+
+    def __init__(self, materials: Sequence[PreparedMaterial]):
+        self.materials, self.frames = materials, materials[0].frames
+        clips = np.array([len(material.clips) for material in materials])
+        self._shares = clips / clips.sum()
+
+    def draw(self, rng: np.random.Generator, count: int, length: int) -> tuple[int | Tensor, ...]:
+        """Which size, and what its material draws."""
+        which = int(rng.choice(len(self.materials), p=self._shares))
+        return which, *self.materials[which].draw(rng, count, length)
+
+    def gather(self, which: int, *drawn: Tensor) -> Sample:
+        return self.materials[which].gather(*drawn)
+
+    def held_out(self) -> HeldOut | None:
+        """Of the first size."""
+        return self.materials[0].held_out()
 
 
 def fingerprint(models: Models) -> int:

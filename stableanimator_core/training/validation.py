@@ -56,10 +56,8 @@ class Validation:
     def look(self, step: int) -> dict[str, float]:
         """Animate the clip with the present weights: writes truth, poses and result as one picture, returns scores."""
         device = self.clip.sample.latents.device
-        self.animator.eval()
         with torch.autocast(device.type, self.dtype, enabled=device.type == "cuda" and self.dtype != torch.float32):
             latents = animate_sample(self.models, self.animator, self.clip.sample, steps=self.steps)
-        self.animator.train()
         video = decode_latents(self.models.vae, latents).clamp(-1, 1)
         judge = self.models.face_judge or self.models.face_embedder
         csim = float(score_identity(judge, video, self.clip.faces, self.clip.target).nanmean())

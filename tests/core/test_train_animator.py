@@ -18,9 +18,9 @@ from stableanimator_core.face import face_boxes
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pose.draw import draw_poses
 from stableanimator_core.training import animator as training
-from stableanimator_core.training import checkpoint, loop, validation
+from stableanimator_core.training import autoencoder, checkpoint, loop, validation
 from stableanimator_core.training.animator import Animator, AnimatorRecipe, draw, noisy_batch, train_animator
-from stableanimator_core.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from stableanimator_core.training.autoencoder import AutoencoderRecipe, draw_frames, train_autoencoder
 from stableanimator_core.training.curves import Curves
 from stableanimator_core.training.data import ClipStore
 from stableanimator_core.training.graphs import Graphed
@@ -121,6 +121,22 @@ def test_every_step_and_process_draws_its_own_batch(material):
         assert other != drawn(3, 1)
 
 
+def test_noise_is_a_matter_of_step_and_process_too(models, material):
+    def batches(first=0, process=0, count=1, seed=0):
+        progress = Progress("test", Budget(10))
+        progress.resume(first, 0.0)
+        recipe = replace(TINY, accumulate=2, seed=seed)
+        made = training._batches(material, recipe, progress, models.config, 8, device=CPU, process=process)
+        return [next(made) for _ in range(count)]
+
+    six = batches(count=6)
+    [again] = batches(first=2)
+    assert all(one.equal(other) for one, other in zip(again.given, six[4].given)) and again.target.equal(six[4].target)
+    others = [*six, *batches(process=1), *batches(seed=1)]
+    levels = {tuple(batch.given[1].tolist()) for batch in others}
+    assert len(levels) == len(others), "each has noise levels of its own"
+
+
 @pytest.mark.parametrize("dropped", ["drop_all", "drop_face", "drop_pose"])
 def test_what_is_dropped(models, material, dropped):
     chances = dict(drop_all=0.0, drop_face=0.0, drop_pose=0.0)
@@ -184,12 +200,15 @@ def test_parts_that_cannot_train(models, train, what):
         Animator(models, train)
 
 
-def test_frozen_weights_stay_as_they_were(models, material):
+def test_frozen_weights_stay_as_they_were(models, material, tmp_path):
     before = {name: weight.clone() for name, weight in models.unet.state_dict().items()}
     recipe = replace(TINY, train=("id_adapters", "pose_net", "image_encoder"))
-    train_animator(models, material, Budget(2), recipe, device=CPU)
+    train_animator(models, material, Budget(2), recipe, device=CPU, out=tmp_path)
     for name, weight in models.unet.state_dict().items():
         assert weight.equal(before[name]) != (".id_to_" in name), name
+    kept = checkpoint.read_state(tmp_path / "animator.pt")["network"]
+    assert {name.partition(".")[0] for name in kept} == {"unet", "pose_net", "image_encoder"}
+    assert all(".id_to_" in name for name in kept if name.startswith("unet.")), "what stays needs no checkpoint"
 
 
 def test_it_learns(models, material):
@@ -223,8 +242,16 @@ def test_accumulation_draws_other_batches_for_the_parts(models, material, monkey
         return draw(material, recipe, progress, number, process)
 
     monkeypatch.setattr(training, "draw", counted)
-    train_animator(models, material, Budget(2), replace(TINY, accumulate=3), device=CPU)
-    assert numbers[:6] == [0, 1, 2, 3, 4, 5]
+    recipe = replace(TINY, accumulate=3)
+    made = training._batches(material, recipe, Progress("test", Budget(1)), models.config, 8, device=CPU, process=0)
+    animator = Animator(models)
+    with torch.no_grad():
+        batches = [next(made) for _ in range(3)]
+        losses = [((animator(*each.given) - each.target) ** 2 * each.weight).mean() for each in batches]
+    numbers.clear()
+    result = train_animator(models, material, Budget(1), recipe, device=CPU)
+    assert numbers[:3] == [0, 1, 2]
+    assert result["loss"] == pytest.approx(float(sum(losses) / 3), rel=1e-4)
 
 
 def test_a_scaler_takes_its_scale_out_and_halves_it_after_an_overflow():
@@ -310,6 +337,22 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_model, material, tmp_path
     finished, _ = run(tmp_path / "killed")
     for name, weight in finished.items():
         assert weight.equal(whole[name]), name
+
+
+def test_every_step_of_the_autoencoder_has_frames_and_noise_of_its_own(models, store, monkeypatch):
+    recipe = AutoencoderRecipe(frames=2, crop=32)
+    others = [draw_frames(store, recipe, step) for step in range(3)] + [draw_frames(store, recipe, 0, process=1)]
+    assert draw_frames(store, recipe, 0)[0].equal(others[0][0])
+    assert len({(frames.shape, int(frames.sum())) for frames, *_ in others}) == 4
+    seeds, make = [], autoencoder.generator_of
+
+    def counted(device, *numbers):
+        seeds.append(numbers)
+        return make(device, *numbers)
+
+    monkeypatch.setattr(autoencoder, "generator_of", counted)
+    train_autoencoder(models.vae, store, models.face_embedder, Budget(2), recipe, device=CPU, process=1)
+    assert seeds == [(0, 1, 0), (0, 1, 1)]
 
 
 def test_an_autoencoder_that_was_killed_goes_on_to_the_same_weights(tiny_model, store, tmp_path, monkeypatch):
@@ -461,12 +504,19 @@ def test_a_look_is_conditioned_on_all_that_there_is(models, material, monkeypatc
 def test_curves_go_to_tensorboard(tmp_path, monkeypatch):
     points = []
     writer = SimpleNamespace(add_scalar=lambda *point: points.append(point), close=lambda: points.append("closed"))
-    fake = SimpleNamespace(SummaryWriter=lambda folder: writer)
+
+    def open_writer(folder, purge_step):
+        points.append(purge_step)
+        return writer
+
+    fake = SimpleNamespace(SummaryWriter=open_writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     curves = Curves(tmp_path)
     curves.add(3, {"loss": 0.5, "rate": 1e-3})
     curves.close()
-    assert points == [("loss", 0.5, 3), ("rate", 1e-3, 3), "closed"]
+    assert points == [None, ("loss", 0.5, 3), ("rate", 1e-3, 3), "closed"]
+    Curves(tmp_path, step=3)
+    assert points[-1] == 4, "points of steps after the one that it goes on from go"
 
 
 def test_without_tensorboard_there_is_a_note(tmp_path, monkeypatch, caplog):

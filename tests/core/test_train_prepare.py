@@ -116,7 +116,7 @@ def test_published_clips_are_aligned_by_the_face_detector(clip, settings, tmp_pa
         assert frame.shape == (256, 256, 3)
         x0, y0, x1, y1 = 4 * box
         landmarks = five * (x1 - x0, y1 - y0) + (x0, y0)
-        elsewhere = DetectedFace(np.float32([0, 0, 200, 9]), landmarks * 0.1, 0.99)
+        elsewhere = DetectedFace(np.float32([-400, -400, 200, 10]), landmarks * 0.1, 0.99)
         return [elsewhere, DetectedFace(np.float32([x0, y0, x1, y1]), landmarks, 0.9)]
 
     aligned = replace(settings, face_crop="arcface", width=256, height=256)
@@ -198,6 +198,7 @@ def hidden(clip, frames, part):
         (lambda clip: clip.poses.slice(0, 5), "6 frames and poses for 5; find the poses of this clip again"),
         (lambda clip: hidden(clip, slice(0, 2), "body_score"), "nobody in 2 of 6 frames"),
         (lambda clip: Poses.empty(6, 96, 64), "nobody in 6 of 6 frames"),
+        (lambda clip: clip.poses.resized(64, 64), "frames of 96x64 and poses on a canvas of 64x64"),
     ],
 )
 def test_bad_poses(clip, settings, tmp_path, poses, reason):
