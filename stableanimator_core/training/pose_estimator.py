@@ -45,6 +45,9 @@ SHOWN = 0.3  # share of a person that must be in the picture to be found
 # A grid finds people whose longer side is so many of its cells; grids overlap.
 CELLS_PER_PERSON = ((0.0, 10.0), (3.0, 10.0), (3.0, float("inf")))
 NEAR = 1.5  # cells from a person's centre in which it is found
+CUT = 0.3  # share of the people whom the picture's edge cuts off, beside those that are rendered so
+CUT_SIDES = (0.15, 0.1, 0.15, 0.6)  # how often at the left, top, right, bottom
+CUT_LEAVES = 0.45  # of a person's width or height, at least
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Draw(NamedTuple):
 
     frames: Tensor  # uint8 [B, S, S, 3]
     noise: int  # seed
+    window: Tensor  # [B, 4] x0 y0 x1 y1 px of the frame that the keypoint network is shown; black beyond
     crop: Tensor  # matrices
     points: Tensor  # [B, 133, 2] px of the crop
     seen: Tensor  # [B, 133]
@@ -201,19 +205,37 @@ def draw_steps(material: Material, recipe: EstimatorRecipe, first: int, process:
 def draw_step(material: Material, recipe: EstimatorRecipe, rng: np.random.Generator) -> Draw:
     """Frames, and how each network sees them."""
     rows = rng.integers(len(material.frames), size=recipe.batch)
-    boxes = material.boxes[rows]
-    crop, points, inside = _draw_crops(boxes, material.points[rows], rng)
-    beside = np.roll(np.arange(recipe.batch), -1)
-    canvas, extent, split, second, found = _draw_canvases(boxes, boxes[beside], material.frames.shape[1], rng)
+    boxes, points, side = material.boxes[rows], material.points[rows], material.frames.shape[1]
+    window = _draw_windows(boxes, side, rng)
+    seen = material.seen[rows] * _inside(points, window[:, None, :2], window[:, None, 2:])
+    cut = np.concatenate([np.maximum(boxes[:, :2], window[:, :2]), np.minimum(boxes[:, 2:], window[:, 2:])], axis=1)
+    crop, points = _draw_crops(cut, points, rng)
+    seen = seen * _inside(points, 0, KEYPOINT_SIZE[::-1])
+    canvas, extent, split, second, found = _draw_canvases(boxes, np.roll(boxes, -1, axis=0), side, rng)
     floats = (
         torch.from_numpy(np.asarray(part, dtype=np.float32))
-        for part in (crop, points, material.seen[rows] * inside, canvas, second, split, extent, found)
+        for part in (window, crop, points, seen, canvas, second, split, extent, found)
     )
     return Draw(torch.from_numpy(material.frames[rows]), int(rng.integers(2**62)), *floats)
 
 
-def _draw_crops(boxes: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Crops around roughly the right boxes, some of them turned: matrices, points in px of the crop, who is inside."""
+def _inside(points: np.ndarray, low: np.ndarray | int, high: np.ndarray | tuple[int, int]) -> np.ndarray:
+    return ((points >= low) & (points < high)).all(-1)
+
+
+def _draw_windows(boxes: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """What is shown of frames, [B, 4] px: all, or with one edge through the person."""
+    windows = np.tile(np.array([0.0, 0, side, side]), (len(boxes), 1))
+    for window, box in zip(windows, boxes):
+        edge = int(rng.choice(4, p=CUT_SIDES))
+        kept = rng.uniform(CUT_LEAVES, 1) * (box[2:] - box[:2])[edge % 2]
+        if rng.random() < CUT:
+            window[edge] = box[edge - 2] - kept if edge < 2 else box[edge - 2] + kept
+    return windows
+
+
+def _draw_crops(boxes: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Crops around roughly the right boxes, some of them turned: matrices, and points in px of the crop."""
     height, width = KEYPOINT_SIZE
     matrices = np.empty((len(boxes), 2, 3))
     for i, box in enumerate(boxes):
@@ -226,8 +248,7 @@ def _draw_crops(boxes: np.ndarray, points: np.ndarray, rng: np.random.Generator)
         matrices[i] = np.column_stack([linear, centre - linear @ [width / 2, height / 2]])
     forward = np.linalg.inv(matrices[:, :, :2])
     moved = (points - matrices[:, None, :, 2]) @ forward.transpose(0, 2, 1)  # [B, 133, 2]
-    inside = ((moved >= 0) & (moved < [width, height])).all(-1)
-    return matrices, moved, inside
+    return matrices, moved
 
 
 def _draw_canvases(
@@ -270,7 +291,11 @@ def make_batch(draw: Draw) -> Batch:
     generator = torch.Generator(device).manual_seed(draw.noise)
     frames = degrade(draw.frames.permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
     frames = ((frames + 1) * 127.5).round()  # as 8 bits keep it
-    crops = _warp(frames, draw.crop, KEYPOINT_SIZE, "zeros")  # black outside, as cv2.warpAffine
+    across = torch.arange(frames.shape[-1], device=device)
+    low, high = draw.window[:, :2, None], draw.window[:, 2:, None]
+    columns, rows = ((across >= low) & (across < high)).unbind(1)  # [B, S] each
+    shown = frames * (rows[:, :, None] & columns[:, None, :])[:, None]
+    crops = _warp(shown, draw.crop, KEYPOINT_SIZE, "zeros")  # black outside, as cv2.warpAffine
     mean, deviation = (torch.tensor(v, dtype=torch.float32, device=device) for v in (dwpose.MEAN_RGB, dwpose.STD_RGB))
     crops = (crops - mean[:, None, None]) / deviation[:, None, None]
 
@@ -332,8 +357,8 @@ def assign_cells(cells: Tensor, strides: Tensor, boxes: Tensor) -> Tensor:
     centres, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).amax(-1)
     place = (cells + 0.5) * strides[:, None]
     away = (place - centres[:, :, None]).abs().amax(-1) / strides  # [B, M, A] cells
-    limits = {float(stride): CELLS_PER_PERSON[i] for i, stride in enumerate(STRIDES)}
-    few, many = (torch.tensor([limits[float(s)][i] for s in strides.tolist()], device=boxes.device) for i in (0, 1))
+    grid = (strides / STRIDES[0]).log2().round().long()
+    few, many = torch.tensor(CELLS_PER_PERSON, device=boxes.device)[grid].T  # [A]
     long = sides[..., None] / strides  # [B, M, A] cells
     good = (away < NEAR) & (long >= few) & (long < many)  # nan compares as False
     nearest, owner = away.masked_fill(~good, float("inf")).min(1)
