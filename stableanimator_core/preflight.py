@@ -51,7 +51,7 @@ MODULES = {  # what is imported: the package that brings it
 ON_TORCH = ("diffusers", "transformers", "accelerate")  # they fail with a torch that fails
 WEIGHTS_FOR = {
     "v1": "the published model",
-    "poses": "find poses in pictures and videos",
+    "poses": "find the poses of people in photographs and films",
     "faces": "find the face in a picture for v1",
 }
 # y = Identity(x) for one float, as an ONNX file: shows where onnxruntime computes
