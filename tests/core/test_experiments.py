@@ -137,6 +137,9 @@ def test_standing_height_is_that_of_somebody_who_stands(seed):
     tall = standing_height(clip.person, clip.poses)
     assert 1.2 * (feet - eyes) < tall < 1.5 * (feet - eyes), "these heads are large"
     assert standing_height(clip.person, clip.poses.resized(640, 640)) == pytest.approx(2 * tall)
+    pointing = clip.poses.body.copy()
+    pointing[:, 0, [4, 7]] = pointing[:, 0, [3, 6]]  # forearms towards the camera show no length
+    assert standing_height(clip.person, replace(clip.poses, body=pointing)) == pytest.approx(tall, rel=0.03)
 
 
 def test_pose_distance_is_in_body_heights(pairs):
