@@ -124,6 +124,8 @@ def train_animator(
     animator = Animator(models, recipe.train).to(device).train()
     if recipe.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
+    graphs = recipe.graphs and recipe.accumulate == 1 and not recipe.gradient_checkpointing
+    network = Graphed(animator, device, dtype=DTYPES[recipe.dtype], graphs=graphs)  # first: it may move the weights
     average = MovingAverage(animator, recipe.average)
     steps = _optimizer(animator, recipe, device)
     progress = Progress("animator", budget, every=recipe.log_every)
@@ -134,8 +136,6 @@ def train_animator(
     checkpoint.restore()
     curves = Curves(out / "curves" if out and first else None, step=progress.step)
     progress.on_report = curves.add
-    graphs = recipe.graphs and recipe.accumulate == 1 and not recipe.gradient_checkpointing
-    network = Graphed(animator, device, dtype=DTYPES[recipe.dtype], graphs=graphs)
     validation = None
     if first and out and recipe.validate_every:
         validation = Validation.of(models, animator, material, out, steps=recipe.validate_steps, dtype=network.dtype)

@@ -80,6 +80,7 @@ def train_autoencoder(
     alone once all clips are rendered: before, only those that are there can be drawn.
     """
     vae.to(device).train().requires_grad_(True)
+    network = Graphed(Reconstruction(vae, embedder, recipe), device)  # first: it may move the weights
     steps = OptimizerSteps(torch.optim.AdamW(
         vae.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
     ))  # fmt: skip
@@ -90,7 +91,6 @@ def train_autoencoder(
         seconds=recipe.checkpoint_seconds, writes=process == 0,
     )  # fmt: skip
     checkpoint.restore()
-    network = Graphed(Reconstruction(vae, embedder, recipe), device)
     numbers = count(progress.step)
     sample = prefetch(lambda: draw_frames(store, recipe, next(numbers), process), device=device)
     for step in progress:

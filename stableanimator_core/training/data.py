@@ -41,7 +41,10 @@ class ClipStore:
 
 
 def prefetch(draw: Callable[[], tuple], *, device: torch.device, depth: int = 4) -> Iterator[tuple]:
-    """Endless batches of `draw`, made in a thread; tensors are moved to the device. Errors surface in the caller."""
+    """Endless batches of `draw`, made in a thread; tensors are moved to the device. Errors surface in the caller.
+
+    Closed, or no longer used, it waits for the thread: one that still computes when Python ends brings it down.
+    """
     batches: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -60,7 +63,8 @@ def prefetch(draw: Callable[[], tuple], *, device: torch.device, depth: int = 4)
             if isinstance(item, Exception):
                 return
 
-    threading.Thread(target=work, daemon=True).start()
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
     try:
         while True:
             item = batches.get()
@@ -69,6 +73,9 @@ def prefetch(draw: Callable[[], tuple], *, device: torch.device, depth: int = 4)
             yield tuple(x.to(device, non_blocking=True) if torch.is_tensor(x) else x for x in item)
     finally:
         stop.set()
+        while not batches.empty():  # the thread may be waiting for room
+            batches.get_nowait()
+        worker.join()
 
 
 def _pinnable(x: Any, device: torch.device) -> bool:

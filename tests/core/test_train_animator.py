@@ -529,6 +529,32 @@ def test_without_tensorboard_there_is_a_note(tmp_path, monkeypatch, caplog):
     assert not (tmp_path / "curves").exists()
 
 
+class Moving(Graphed):
+    """Lays the weights out anew, as on a GPU."""
+
+    def __init__(self, network, device, **settings):
+        super().__init__(network, device, **settings)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+
+
+def test_the_average_is_of_weights_that_the_graphs_have_moved(tiny_model, material, store, monkeypatch):
+    trained = []
+    for graphed in (Graphed, Moving):
+        models = load_models(tiny_model)
+        monkeypatch.setattr(training, "Graphed", graphed)
+        monkeypatch.setattr(autoencoder, "Graphed", graphed)
+        train_animator(models, material, Budget(1), replace(TINY, rate=10.0), device=CPU)
+        recipe = AutoencoderRecipe(frames=1, crop=32, rate=10.0)
+        train_autoencoder(models.vae, store, models.face_embedder, Budget(1), recipe, device=CPU)
+        trained.append(weights_of(models))
+    before = weights_of(load_models(tiny_model))
+    for name in ("unet.conv_in.weight", "vae.encoder.conv_in.weight", "pose_net.final_proj.weight"):
+        assert not trained[0][name].equal(before[name])
+        torch.testing.assert_close(trained[1][name], trained[0][name], atol=1e-3, rtol=1e-2, msg=name)
+
+
 def test_graphs_are_off_where_they_would_be_wrong(models, material, monkeypatch):
     made = []
 

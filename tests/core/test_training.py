@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -214,6 +215,23 @@ def test_prefetch_keeps_the_order_and_other_things():
         (i, "text") for i in range(10)
     ]
     batches.close()
+
+
+def test_prefetch_waits_for_its_thread():
+    before, drawn = threading.active_count(), []
+
+    def draw():
+        time.sleep(0.01)
+        drawn.append(1)
+        return (torch.zeros(1),)
+
+    batches = prefetch(draw, device=CPU)
+    next(batches)
+    assert threading.active_count() == before + 1
+    time.sleep(0.1)  # the queue is full
+    del batches
+    assert threading.active_count() == before
+    assert len(drawn) < 10
 
 
 def test_errors_in_the_thread_surface():
