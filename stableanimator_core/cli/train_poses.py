@@ -1,14 +1,12 @@
 """`train poses`: the pose estimator of the built-in model, on rendered performers."""
 
 import argparse
-import logging
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from .arguments import SEED, add_json, positive, whole
+from .arguments import SEED, add_json, given_of, positive, start_log, whole
 from .report import Report, rounded
 
 
@@ -40,11 +38,10 @@ def train_poses_command(args: argparse.Namespace, report: Report) -> dict:
     from ..training.loop import Budget
     from ..training.pose_estimator import STEPS, EstimatorRecipe, quick_recipe, train_estimator
 
-    names = ("clips", "batch", "rate", "seed")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = given_of(args, "clips", "batch", "rate", "seed")
     recipe = replace(quick_recipe() if args.quick else EstimatorRecipe(), **given)
     budget = Budget(args.steps or (2 if args.quick else STEPS), args.minutes)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    start_log()
     start = time.monotonic()
     scores = train_estimator(
         args.out, budget, recipe, data=args.data, mocap=args.mocap, workers=args.workers, resume=args.resume
