@@ -23,6 +23,7 @@ from .arguments import (
     start_log,
     whole,
 )
+from .material import detector_of
 from .report import Report
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _register_prepare(recipes) -> None:
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="clips are written here, and bad.txt")
     parser.add_argument("--model", default=V1, help="for whom: mini, v1 (default) or a model folder")
-    parser.add_argument("--poses", type=Path, metavar="FOLDER", help="the clips' POSES.json; default: found by DWPose")
+    parser.add_argument("--poses", type=Path, metavar="FOLDER", help="the clips' POSES.json; default: found in them")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--fps", type=frame_rate, help="take videos at this rate; default: every frame")
     parser.add_argument("--least", default=16, type=whole(2), metavar="N", help="shorter clips are bad (16 frames)")
@@ -97,10 +98,9 @@ def train_prepare_command(args: argparse.Namespace, report: Report) -> dict:
     from ..training.prepare import PrepareSettings, prepare_clips
     from ..weights import config_of
 
-    settings = PrepareSettings.for_model(
-        config_of(args.model), args.size, fps=args.fps, least=args.least, most=args.frames
-    )
-    finders = _Finders(places_of(args), args.device)
+    config = config_of(args.model)
+    settings = PrepareSettings.for_model(config, args.size, fps=args.fps, least=args.least, most=args.frames)
+    finders = _Finders(detector_of(config), places_of(args), args.device)
     prepared = prepare_clips(
         args.data, args.out, settings, poses=args.poses, find_poses=finders.find_poses, find_faces=finders.find_faces,
         on_clip=lambda done, clips, name: report.progress(done, clips, f"clips prepared, last {name}"),
@@ -116,8 +116,8 @@ def train_prepare_command(args: argparse.Namespace, report: Report) -> dict:
 class _Finders:
     """What finds poses and faces, each loaded when the first clip needs it."""
 
-    def __init__(self, places: "Places", device: str):
-        self.places, self.device = places, device
+    def __init__(self, detector: str, places: "Places", device: str):
+        self.detector, self.places, self.device = detector, places, device
         self._poses = self._faces = None
 
     def find_poses(self, frames: Iterable["np.ndarray"]) -> "Poses":
@@ -126,7 +126,7 @@ class _Finders:
 
         if self._poses is None:
             try:
-                self._poses = PoseDetector.load(self.places, self.device)
+                self._poses = PoseDetector.choose(self.detector, self.places, self.device)
             except WeightsError as error:
                 raise WeightsError(f"finding poses needs DWPose, {error}; or give --poses FOLDER") from None
         return extract_poses(self._poses, frames, everyone=True).poses
