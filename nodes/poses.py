@@ -12,6 +12,7 @@ from ..stableanimator_core.pose.overlay import (
     body_height,
     draw_alignment,
     draw_summary,
+    expected_sentence,
     residual_sentence,
     shape_note,
 )
@@ -22,13 +23,13 @@ from .patchers import AnimatorModel
 from .progress import show_text
 from .wire import CATEGORY, Model, PoseKeypoint
 
-OVERLAY_SIDE = 512  # px, the most: floats of 200 frames are then 0.7 GB at worst
+OVERLAY_SIDE, OVERLAY_FRAMES = 512, 200  # px and frames, the most: floats of 0.7 GB at worst; longer clips get smaller
 
 METHOD_TIP = (
     "learned: a network that corrects svd's fit where bodies or postures differ; the best. "
     "svd: one rotation, scale and shift that fits the driving body to the reference body. "
-    "affine: learned's result, stretched as well, for a driving video that is squeezed. "
-    "homography: learned's result with perspective, for a driver filmed from above, from below or close up. "
+    "affine: learned's result, stretched as well; undoes a moderate squeeze, adds little elsewhere. "
+    "homography: learned's result with perspective, for a driver filmed from steeply above or below; adds little. "
     "v1: the fit of the published code, to compare with; it knows no rotation and heeds outliers. "
     "none: only the canvas is fitted; use it when the poses already match."
 )
@@ -93,13 +94,14 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         aligned = align(motion, body, method, fit=fit, aligner=aligner, proportions=proportions)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))
-        if aligned.expected_error is not None:
-            distance += f"\nexpected to be off by {aligned.expected_error:.0%} of the body's height"
-        text = "\n".join((distance, *aligned.notes, *shape_note(below, body)))
+        text = "\n".join(
+            (distance, *expected_sentence(aligned.expected_error), *aligned.notes, *shape_note(below, body))
+        )
         show_text(cls.hidden.unique_id, text)
         given = aligned.poses, motion, body, aligned.residual
         preview = ui.PreviewImage(pixels_to_image(draw_summary(*given, picture=below)[None]))
-        overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=OVERLAY_SIDE))
+        side = round(OVERLAY_SIDE * min(1, OVERLAY_FRAMES / motion.frames) ** 0.5)
+        overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=side))
         return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui={"text": (text,), **preview.as_dict()})
 
 

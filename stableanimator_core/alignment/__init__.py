@@ -13,12 +13,12 @@ from torch import Tensor
 from ..errors import InputError, PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS
-from .advice import body_notes, head_note, result_notes
-from .fits import FITS, fit_clip, fittable_frames, follow_frames, repeated, shared_trust
+from .advice import SHOULDERS, body_notes, head_note, result_notes
+from .fits import FITS, fit_clip, fittable_frames, follow_frames, idle_note, repeated, shared_trust
 from .guidance import place_of
 from .learned import NOTED_DEGREES, doubt_note, fit_learned
 from .network import AlignmentNet
-from .perspective import chained_affine, chained_homography, fit_alike, fit_upright, resized
+from .perspective import chained_affine, chained_homography, fit_alike, fit_upright
 from .polyfit import JOINTS, fit_line
 from .projective import Affine, Homography, fit_affine, fit_homography
 from .retarget import retarget
@@ -34,6 +34,8 @@ WITH_ALIGNER = ("learned", "affine", "homography")
 
 # Stretch of v1's bodies beyond which the user is told.
 NOTED_STRETCH = 0.02
+# Share of the body that homography's view may move joints by before the user is told where it comes from.
+NOTED_VIEW = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,8 @@ class Alignment:
 
     residual is the root mean square distance in px of person 0's joints from the reference's, per frame; NaN where
     no joint is visible in both. It holds the difference in posture, too.
-    expected_error is the mean distance of joints from where they belong that the aligner expects, in heights of the
-    reference's body; None where no aligner answered, or was not believed.
+    expected_error is the mean distance of joints from where they belong that the aligner expects of method "learned"
+    with fit "clip", in heights of the reference's body; None elsewhere, and where the aligner was not believed.
     """
 
     poses: Poses
@@ -64,10 +66,10 @@ def align(
     reference's person 0 stands when the clip begins, in the same size; the driver's own travel survives, scaled.
     "learned": svd's fit as `aligner`, a trained AlignmentNet, corrects it: two bodies of other proportions, seen from
     elsewhere, in other postures. It needs no shared joints.
-    "affine": what learned finds, or without an aligner svd in the size of both bodies' bones; stretched on top of that
-    as frames in the reference's posture say, if there are any. For videos that are squeezed.
-    "homography": the same with perspective, of which what the driver's bones show is taken out before. For drivers
-    filmed from above, from below or close up.
+    "affine": what learned finds, or svd without an aligner; stretched on top of that as frames in the reference's
+    posture say, if there are any. For videos that are squeezed, but not so much that the posture is not recognised.
+    "homography": the same with perspective, of which what the driver's bones show, as of adults, is taken out before.
+    For drivers filmed from steeply above, from below or close up.
     "v1": the fit of the published StableAnimator v1 code, to compare with: one line through the heights of all frames
     that show one person alone. It stretches a body when the canvases differ in aspect, knows no rotation, and weak or
     wrong driving joints count as much as good ones.
@@ -111,8 +113,10 @@ def _with_advice(
     body, seen, there = _body(driving), _visible(driving, min_score), _reference_person(reference, min_score)
     moved = _body(aligned.poses)
     after = result_notes(moved, body, seen, (reference.width, reference.height))
-    if isinstance(aligned.transform, Similarity) and not proportions:
-        after += head_note(moved, seen, *there)
+    head = head_note(moved, seen, *there) if aligned.method != "none" else None
+    if head is not None:
+        helps = isinstance(aligned.transform, Similarity) and not proportions and bool(there[1][list(SHOULDERS)].any())
+        after.append(f"{head}: try proportions" if helps else head)
     return replace(aligned, notes=(*several, *body_notes(body, seen, *there), *aligned.notes, *after))
 
 
@@ -145,7 +149,7 @@ def _align_svd(driving: Poses, reference: Poses, fit: str, min_score: float) -> 
     else:
         transform, doubtful = follow_frames(clip, clip, body, target, trust, good, fit)
     poses = _transformed(driving, transform, reference)
-    notes = (*_notes(transform, shared, good, fit), *doubt_note(doubtful, len(body)))
+    notes = (*_notes(transform, shared, good, fit), *doubt_note(doubtful, len(body)), *idle_note(len(body), fit))
     return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
 
 
@@ -160,7 +164,7 @@ def _align_learned(
     found = fit_learned(aligner, _body(driving), seen, target, shown, fit)
     poses = _transformed(driving, found.transform, reference)
     residual = _residual(_body(poses), target, seen & shown)
-    return Alignment(poses, found.transform, residual, "learned", found.notes, found.error)
+    return Alignment(poses, found.transform, residual, "learned", found.notes, found.error if fit == "clip" else None)
 
 
 def _align_beyond(
@@ -176,10 +180,9 @@ def _align_beyond(
         upright = _transformed(driving, view, driving)
     if aligner is None:
         placed = _align_svd(upright, reference, fit, min_score)
-        place = resized(placed.transform, _body(upright), seen, target, shown)
     else:
         placed = _align_learned(upright, reference, fit, min_score, aligner)
-        place = placed.transform
+    place = placed.transform
     fit_rest = fit_affine if method == "affine" else fit_homography
     rest = fit_alike(place.apply(_body(upright)), seen, target, shown, fit_rest)
     if method == "affine":
@@ -189,9 +192,18 @@ def _align_beyond(
     poses = _transformed(driving, transform, reference)
     notes = placed.notes
     if rest is None:
-        notes = (*notes, f"no frame has the reference's posture: {method} has nothing to compare")
+        notes = (*notes, f"no frame has the reference's posture and shape: {method} compares nothing with it")
+    if view is not None and _size_change(view, body, seen) > NOTED_VIEW:
+        notes = (*notes, "perspective is read off the driver's bones, as of adults of usual proportions")
     residual = _residual(_body(poses), target, seen & shown)
-    return Alignment(poses, transform, residual, method, notes, placed.expected_error)
+    return Alignment(poses, transform, residual, method, notes)
+
+
+def _size_change(view: Homography, body: Tensor, seen: Tensor) -> float:
+    """How far a view moves the seen joints, at most, as a share of the body's extent in the clip."""
+    points = body[seen]
+    extent = (points.amax(0) - points.amin(0)).amax()
+    return float((view.apply(points[None])[0] - points).norm(dim=-1).amax() / extent)
 
 
 def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
@@ -285,10 +297,10 @@ def _notes(transform: Similarity, shared: Tensor, good: Tensor, fit: str) -> tup
     missed = int((~good).sum())
     first = int(good.nonzero()[0])
     if missed and fit != "clip":
-        notes.append(f"{missed} of {len(good)} frames share too few joints with the reference: nearest fit used")
+        notes.append(f"{missed} of {len(good)} frames share too few joints with the reference: they follow the others")
     elif first:
         notes.append(f"frames 0 to {first - 1} share too few joints with the reference: placed by frame {first}")
     degrees = float(torch.rad2deg(transform.angle[transform.angle.abs().argmax()]))
     if abs(degrees) > NOTED_DEGREES:
-        notes.append(f"{'the clip is' if fit == 'clip' else 'single frames are'} turned by {degrees:.0f} degrees")
+        notes.append(f"{'single frames are' if fit == 'frames' else 'the clip is'} turned by {degrees:.0f} degrees")
     return tuple(notes)

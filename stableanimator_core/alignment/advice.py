@@ -21,14 +21,16 @@ ANKLES_LOW, KNEES_LOW, CONTRAST = 1.0, 0.5, 1.4
 # Widths of shoulders and hips from right to left, in lengths of the trunk, beyond which front and back are told apart.
 FACING = 0.15
 
+HEAD_ALONE = "the head is"
+
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13)
 
 # Growth of the driver beyond which the errors of its keypoints show.
-MUCH_LARGER = 3.0
+MUCH_LARGER = 4.0
 
 # How much larger or smaller than the reference's the driver's head comes out when the user is told, and how many
-# joints of each must be seen.
-OTHER_HEAD, HEAD_JOINTS = 1.5, 4
+# joints must be seen in both.
+OTHER_HEAD, HEAD_JOINTS = 1.8, 3
 
 
 def body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
@@ -40,14 +42,20 @@ def body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> lis
     notes = []
     shared = int((seen & shown).any(0).sum())
     if not shared:
-        notes.append("no joint is shared with the reference: placed by what each of them shows; check the result")
+        notes.append("no joint is shared with the reference: check the result")
     elif shared < FEW_JOINTS:
         notes.append(
             f"only {shared} joint{'s are' * (shared > 1) or ' is'} shared with the reference: check the result"
         )
-    for visible, whose in ((shown, "reference"), (often, "driving clip")):
-        if part := _framing(visible):
-            notes.append(f"only {part} visible in the {whose}")
+    framings = _framing(shown), _framing(often)
+    if framings[0] != framings[1]:
+        notes += [
+            f"only {part} visible in the {whose}"
+            for part, whose in zip(framings, ("reference", "driving clip"), strict=True)
+            if part is not None
+        ]
+    if framings[0] == HEAD_ALONE:
+        notes.append("the size is guessed from a head: a reference that shows the shoulders is safer")
     if nobody := int((~seen.any(1)).sum()):
         notes.append(f"the first person is not seen in {nobody} of {len(seen)} driving frames")
     usable = body[seen.any(1)], seen[seen.any(1)]
@@ -82,16 +90,28 @@ def result_notes(moved: Tensor, body: Tensor, seen: Tensor, size: tuple[int, int
         notes.append(f"the head lies outside of the picture in {frames} of {len(seen)} frames")
     growth = _size(moved, seen) / _size(body, seen)
     if growth > MUCH_LARGER:
-        notes.append(f"the driver is enlarged {growth:.1f} times, and so are the errors of its keypoints")
+        notes.append(f"the driver is enlarged {growth:.1f} times, and so are its keypoints' errors: film it larger")
     return notes
 
 
-def head_note(moved: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
-    """What to do about a head of another size on a body of the same one. Arguments as in result_notes."""
-    larger = _head_size(moved, seen) / _head_size(target[None], shown[None])
-    if not (larger > OTHER_HEAD or larger < 1 / OTHER_HEAD):  # NaN where it can't be told
-        return []
-    return [f"the driver's head comes out {larger:.2g} times as large as the reference's: try proportions"]
+def head_note(moved: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> str | None:
+    """What is off about the head's size, which decides about the face; None where it is right or can't be told.
+
+    The spread of the joints that both show, which hardly changes as a head turns; the clip's median. Arguments as in
+    result_notes.
+    """
+    head = [joint for joint in HEAD if shown[joint] and seen[:, joint].double().mean() >= SHOWN]
+    frames = seen[:, head].all(1)
+    if len(head) < HEAD_JOINTS or not frames.any():
+        return None
+    theirs, ours = (
+        (part - part.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt().median()
+        for part in (moved[frames][:, head], target[None, head])
+    )
+    larger = float(theirs / ours)
+    if 1 / OTHER_HEAD <= larger <= OTHER_HEAD or not math.isfinite(larger):
+        return None
+    return f"the driver's head comes out {larger:.2g} times as large as the reference's"
 
 
 def _size(points: Tensor, seen: Tensor) -> float:
@@ -99,18 +119,6 @@ def _size(points: Tensor, seen: Tensor) -> float:
     points = points.masked_fill(~seen[..., None], math.nan)[seen.sum(1) > 1]
     high = points.nan_to_num(-math.inf).amax(1) - points.nan_to_num(math.inf).amin(1)
     return float(high.amax(-1).nanmedian()) if len(points) else math.nan
-
-
-def _head_size(points: Tensor, seen: Tensor) -> float:
-    """The largest distance of two head joints, px: 80th percentile over the frames that show HEAD_JOINTS of them."""
-    points, seen = points[:, list(HEAD)], seen[:, list(HEAD)]
-    usable = seen.sum(1) >= HEAD_JOINTS
-    if not usable.any():
-        return math.nan
-    points, seen = points[usable], seen[usable]
-    apart = (points[:, :, None] - points[:, None]).norm(dim=-1)  # [F, 5, 5]
-    apart = apart.masked_fill(~(seen[:, :, None] & seen[:, None]), 0).amax((1, 2))
-    return float(apart.quantile(0.8))
 
 
 def _framing(visible: Tensor) -> str | None:
@@ -121,7 +129,7 @@ def _framing(visible: Tensor) -> str | None:
         return "the upper body is"
     if bool(visible[[*SHOULDERS]].any()):
         return "head and shoulders are" if bool(visible[list(HEAD)].any()) else "the shoulders are"
-    return "the head is" if bool(visible[list(HEAD)].any()) else None
+    return HEAD_ALONE if bool(visible[list(HEAD)].any()) else None
 
 
 def _posture(points: Tensor, seen: Tensor) -> dict[str, float]:

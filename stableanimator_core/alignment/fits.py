@@ -72,7 +72,7 @@ def follow_frames(
     "frames": a frame without a fit of its own takes the nearest one's.
     "smooth": how size and place depart since the clip's beginning is smoothed over about a second, frames weighing by
     how alike the postures are, and CAMERA_SHARE of it is followed; not the angle, as bodies lean more often than
-    cameras do. A clip of fewer than WINDOW frames is too short for that and keeps `found`.
+    cameras do. A clip of fewer than WINDOW frames is too short for that and keeps `found`; idle_note says so.
     Returns the transforms of F frames and how many fits were not plausible. good holds one frame at least.
     """
     where = good.nonzero().squeeze(1)  # [G]
@@ -92,6 +92,11 @@ def follow_frames(
         centre = weighted_mean(body[where], weight)
         followed = _smooth(own, base, centre, where, _votes(weight, listened), len(body))
     return compose(compose(found, inverse(base)), followed), doubtful
+
+
+def idle_note(frames: int, fit: str) -> tuple[str, ...]:
+    """What to say of a fit that a clip is too short for."""
+    return (f"fit smooth has no effect on fewer than {WINDOW} frames",) if fit == "smooth" and frames < WINDOW else ()
 
 
 def repeated(transform: Similarity, frames: int) -> Similarity:

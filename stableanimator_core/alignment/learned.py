@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .fits import MOST_DEGREES, MOST_GROWTH, fittable_frames, follow_frames, repeated, shared_trust
+from .fits import MOST_DEGREES, MOST_GROWTH, fittable_frames, follow_frames, idle_note, repeated, shared_trust
 from .network import AlignmentNet
 from .similarity import Similarity
 
@@ -61,7 +61,7 @@ def fit_learned(
         notes.append(f"fit {fit} has no effect: no frame shares two joints with the reference")
         return LearnedFit(repeated(found, frames), error, tuple(notes))
     followed, doubtful = follow_frames(found, base, body, target, trust, good, fit)
-    return LearnedFit(followed, error, (*notes, *doubt_note(doubtful, frames)))
+    return LearnedFit(followed, error, (*notes, *doubt_note(doubtful, frames), *idle_note(frames, fit)))
 
 
 def doubt_note(doubtful: int, frames: int) -> tuple[str, ...]:

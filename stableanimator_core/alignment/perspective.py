@@ -65,20 +65,6 @@ def fit_upright(body: Tensor, seen: Tensor) -> Homography:
     return Homography((into.inverse() @ matrix @ into)[None], torch.tensor([kind]))
 
 
-def resized(place: Similarity, body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> Similarity:
-    """Similarities of F frames in the size that both bodies' bones have, whatever their postures; the body of the
-    first frames stays where it is. Unchanged where fewer than two bones are shared.
-    """
-    (driver, spread), (reference, _) = _reaches(body, seen), _reaches(target[None], shown[None])
-    both = driver.isfinite() & reference.isfinite()
-    if both.sum() < 2:
-        return place
-    weight = spread[both] ** -2
-    scale = ((weight * (reference - driver)[both]).sum() / weight.sum()).exp() * place.scale / place.scale[0]
-    middle = _first_middle(body, shared_trust(seen, shown)).expand_as(place.translation)
-    return Similarity.through(scale, place.angle, middle, place.apply(middle[:, None]).squeeze(1))
-
-
 def fit_alike(
     body: Tensor, seen: Tensor, target: Tensor, shown: Tensor, fit: Callable[..., Affine | Homography]
 ) -> Affine | Homography | None:

@@ -110,7 +110,7 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     )
     seen = placed.visible(min_score)[:, 0]  # [F, 18]
     shown = reference.visible(min_score)[:, 0]
-    best = int(shown.sum(1).argmax())
+    best = reference.first_shown(min_score)
     driver = _Body(placed.body[:, 0], seen)
     model = _Body(reference.body[best : best + 1, 0], shown[best : best + 1])
     ratios, notes = _ratios(driver, model)

@@ -290,14 +290,15 @@ def _print_alignment(scores: dict[str, Any], report: Report) -> None:
                 f"{row['worse_than_none']:16d} {row['failed']:7d} {_kept(scores['travel'][name])}"
             )
     methods = [name for name, row in scores["methods"].items() if row is not None]
-    report.line(f"{'mean distance':55} {'pairs':>7} " + " ".join(f"{name:>8}" for name in methods))
+    wide = max(map(len, methods))
+    report.line(f"{'mean distance':55} {'pairs':>7} " + " ".join(f"{name:>{wide}}" for name in methods))
     for group in ("kinds", "framings", "views"):
         for name, row in scores[group].items():
             title = f"reference: {name}" if group == "kinds" else name
-            report.line(f"{title:55} {row['pairs']:7d} " + " ".join(f"{row[method]:8.4f}" for method in methods))
+            report.line(f"{title:55} {row['pairs']:7d} " + " ".join(f"{row[method]:{wide}.4f}" for method in methods))
     for share, rows in scores["missing"].items():
         title = f"{100 * float(share):.0f} % of the joints missing"
-        values = (f"{rows[name]['dis']:8.4f}" if rows.get(name) else 8 * " " for name in methods)
+        values = (f"{rows[name]['dis']:{wide}.4f}" if rows.get(name) else wide * " " for name in methods)
         report.line(f"{title:55} {scores['pairs']:7d} " + " ".join(values))
     for group, title in SPECIAL.items():
         special = scores[group]

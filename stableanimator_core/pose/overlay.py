@@ -142,6 +142,11 @@ def residual_sentence(residual: np.ndarray, height: float) -> str:
     return f"joints are {known.mean():.1f} px{share} from the reference's on average{worst}"
 
 
+def expected_sentence(error: float | None) -> tuple[str, ...]:
+    """What an alignment's expected_error means, in words; nothing for None."""
+    return () if error is None else (f"expected to be off by {error:.0%} of the body's height",)
+
+
 def shape_note(picture: np.ndarray | None, reference: Poses) -> tuple[str, ...]:
     """A sentence where the picture cannot be the one that the reference's pose was found in: its shape differs."""
     height, width = (reference.height, reference.width) if picture is None else picture.shape[:2]
@@ -162,14 +167,14 @@ def _shown(reference: Poses, min_score: float) -> Poses:
 
 def _captions(residual: np.ndarray, height: float) -> list[str]:
     """The line below each frame. height: the reference's body's, px, 0 if unknown."""
-    worst = residual[np.isfinite(residual)].max(initial=0.0)
+    worst = int(np.nanargmax(residual)) if np.isfinite(residual).any() and len(residual) > 1 else None
     captions = []
     for frame, px in enumerate(residual):
         if not np.isfinite(px):
             captions.append(f"frame {frame}: no joint to compare")
             continue
         share = f", {100 * px / height:.1f} % of the body" if height else ""
-        mark = " (worst)" if px == worst and len(residual) > 1 else ""
+        mark = " (worst)" if frame == worst else ""
         captions.append(f"frame {frame}: {px:.1f} px off{share}{mark}")
     return captions
 

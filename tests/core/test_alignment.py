@@ -301,8 +301,13 @@ def test_a_squeezed_driver_is_stretched_again(method):
     assert np.abs((left - left[:, 1:2]) - (placed(400) - placed(400)[1])).max() > 8
     np.testing.assert_allclose(moved[:5].mean((0, 1)), placed(size=400, x=150, y=40).mean(0), atol=4)
     np.testing.assert_allclose(np.diff(moved[:, 1, 0]), 8, atol=0.3)  # travel, in the reference's size
-    assert found.method == method and found.notes == ()
+    told = ("perspective is read off the driver's bones, as of adults of usual proportions",)
+    assert found.method == method and found.notes == (told if method == "homography" else ())
     assert len(found.transform.kind) == 12
+    divisor = found.transform.matrix[..., 2, :] if method == "homography" else None
+    if divisor is not None:  # sizes are bounded about the body's middle, wherever on the canvas that is
+        middle = np.append(np.median(wide.reshape(-1, 2), axis=0), 1)
+        np.testing.assert_allclose(divisor.numpy() @ middle, 1, atol=0.02)
 
 
 @pytest.mark.parametrize("method", ["affine", "homography"])
@@ -311,7 +316,11 @@ def test_other_postures_stretch_nothing_and_are_told(method):
     sitting[[9, 10, 12, 13]] = sitting[[8, 8, 11, 11]] + [(-90, 10), (-90, 90), (90, 10), (90, 90)]
     sitting[[3, 4, 6, 7]] -= (0, 140)
     found = align(person(filmed(np.zeros((8, 2)))), person(sitting), method)
-    assert found.notes[-1] == f"no frame has the reference's posture: {method} has nothing to compare"
+    told = f"no frame has the reference's posture and shape: {method} compares nothing with it"
+    assert told in found.notes
+    found_size = np.linalg.norm(found.poses.body[0, 0, 1] - found.poses.body[0, 0, [8, 11]].mean(0))
+    wanted = np.linalg.norm(sitting[1] - sitting[[8, 11]].mean(0))
+    assert found_size == pytest.approx(wanted, rel=0.12), "bones tell the size, not the crouching body's extent"
     if method == "affine":
         linear = found.transform.matrix[0]
         np.testing.assert_allclose(linear.mT @ linear / linear.det(), np.eye(2), atol=1e-9)
@@ -367,7 +376,7 @@ def test_frames_without_enough_joints_take_the_nearest_fit():
     score[4:6, 1:] = 0
     found = align(person(walk, score), person(placed(size=400)), fit="frames")
     np.testing.assert_array_equal(found.transform.translation[[4, 5]], found.transform.translation[[3, 6]])
-    assert found.notes == ("2 of 12 frames share too few joints with the reference: nearest fit used",)
+    assert found.notes == ("2 of 12 frames share too few joints with the reference: they follow the others",)
     assert np.isfinite(found.residual).all()
 
 
@@ -491,10 +500,25 @@ def test_v1_leaves_out_joints_that_were_never_seen():
     np.testing.assert_allclose(found.residual, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("fit", "who"), [("clip", "the clip is"), ("smooth", "the clip is"), ("frames", "single frames are")]
+)
+def test_a_turn_is_told_as_the_fit_makes_it(fit, who):
+    found = align(person(np.repeat(placed(degrees=12)[None], 12, 0)), person(placed()), fit=fit)
+    assert f"{who} turned by -12 degrees" in found.notes or f"{who} turned by 12 degrees" in found.notes
+
+
+def test_a_clip_too_short_to_be_smoothed_is_told():
+    body = np.repeat(placed()[None], 4, 0)
+    assert align(person(body), person(placed()), fit="smooth").notes == (
+        "fit smooth has no effect on fewer than 5 frames",
+    )
+
+
 def test_v1_says_what_it_distorts_and_ignores():
     wide = person(placed(size=200), width=1024, height=512)
     found = align(wide, person(placed(size=400), width=512, height=512), "v1", fit="frames")
-    assert found.notes == (
+    assert found.notes[:2] == (
         "fit frames has no effect: method v1 fits one transform for the clip",
         "method v1 draws bodies 0.50 times as wide for their height; svd keeps proportions",
     )

@@ -8,9 +8,8 @@ import torch
 from test_alignment import placed
 
 from stableanimator_core.alignment.guidance import JOINT_TRUST
-from stableanimator_core.alignment.perspective import MOST_CHANGE, fit_alike, fit_upright, resized
+from stableanimator_core.alignment.perspective import MOST_CHANGE, fit_alike, fit_upright
 from stableanimator_core.alignment.projective import fit_affine, fit_homography
-from stableanimator_core.alignment.similarity import Similarity
 
 ALL = torch.ones(12, 18, dtype=torch.bool)
 
@@ -74,20 +73,3 @@ def test_what_is_stretched_stays_where_it_was_put(fit):
     torch.testing.assert_close(middle, before, atol=2, rtol=0)
     size, wanted = (part.amax(0) - part.amin(0) for part in (found[0], target))
     assert float(size[0] / size[1] * wanted[1] / wanted[0]) == pytest.approx(1, abs=0.02)
-
-
-def test_bones_tell_the_size_of_somebody_who_sits():
-    body, target = clip(), torch.from_numpy(placed(size=600))
-    target[[9, 12]] = target[[8, 11]] + torch.tensor([[-135.0, 10], [135, 10]], dtype=torch.float64)
-    target[[10, 13]] = target[[9, 12]] + torch.tensor([0.0, 132], dtype=torch.float64)
-    shown = torch.ones(18, dtype=torch.bool)
-    anywhere = torch.full((12, 2), 50.0, dtype=torch.float64)
-    scale = torch.linspace(1, 2, 12, dtype=torch.float64)
-    place = Similarity.through(scale, torch.full_like(scale, 0.1), anywhere, 2 * anywhere)
-    found = resized(place, body, ALL, target, shown)
-    np.testing.assert_allclose(found.scale / scale, 2.0, rtol=0.03)
-    np.testing.assert_allclose(found.angle, 0.1)
-    stayed = found.apply(body)[:5].mean((0, 1)) - place.apply(body)[:5].mean((0, 1))
-    assert stayed.norm() < 40  # px: about the body, whose middle is heavier at the trunk
-    none = resized(place, body, ALL, target, torch.zeros(18, dtype=torch.bool))
-    assert none is place

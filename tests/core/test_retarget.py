@@ -121,6 +121,17 @@ def test_equal_bodies_get_the_similarity(body):
     assert all(abs(math.log(ratio)) < 0.06 for ratio in found.ratios.values()), found.ratios
 
 
+def test_the_reference_is_the_frame_that_alignment_takes():
+    """The first frame that shows a person counts, not a later one that shows more of another."""
+    driving = seen_by(walking(ADULT))
+    two = np.concatenate([seen_by(walking(body, 1, still=True)) for body in (LONG_LEGS, SHORT_LEGS)])
+    score = np.ones(two.shape[:2])
+    score[0, 17] = 0
+    transform = best_similarity(driving, driving)
+    both, first = (retarget(poses(driving), poses(two[part], score[part]), transform) for part in (slice(2), slice(1)))
+    assert both.ratios == first.ratios
+
+
 def test_size_and_place_stay_the_similaritys():
     driving = seen_by(walking(ADULT))
     reference = seen_by(walking(SHORT_LEGS, 1, still=True), size=500.0)
