@@ -70,6 +70,8 @@ def run(studio: Studio) -> Result:
     studio.animate(takes[0])  # what is done once only is not HJB's time
     plain: list[Tensor] = []
     rows, sheet = [], []
+    for number, take in enumerate(takes[:SHOWN]):
+        sheet.append((f"{number + 1}: the truth", faces_of(take.truth, take.boxes, spread(len(take.truth), FACES))))
     settings = settings_of(own)
     for place, (name, hjb) in enumerate(settings.items()):
         scores = []
