@@ -1,6 +1,7 @@
-"""`demo`: the main job on the picture and motion that ship with the package."""
+"""`demo`: the main job on the picture and the driving video that ship with the package."""
 
 import argparse
+import time
 from pathlib import Path
 
 from ..errors import InputError
@@ -27,18 +28,22 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     from ..hjb import HJBConfig
     from ..keypoints import Poses
     from ..pipeline import model_hjb
-    from ..pose.draw import draw_poses
-    from ..video import contact_sheet, overlay, read_image, write_image, write_video
+    from ..pose import PoseDetector, draw_poses, extract_poses
+    from ..video import contact_sheet, overlay, read_image, read_video, write_image, write_video
 
     folder = prepare_folder(args.out, DEFAULT_OUT)
     reference = read_image(DEMO / "reference.png")
     reference_pose = Poses.load(DEMO / "reference.json")
-    motion = Poses.load(DEMO / "driving.json")
-    if (args.frames or 0) > motion.frames:
-        raise InputError(f"--frames {args.frames}: the demo's motion has {motion.frames} frames")
+    video, _ = read_video(DEMO / "driving.mp4")
+    if (args.frames or 0) > len(video):
+        raise InputError(f"--frames {args.frames}: the demo's driving video has {len(video)} frames")
     animator, device = load_animator(args)
     config = animator.models.config
-    driving = motion.slice(0, args.frames or config.context_window)
+    video = video[: args.frames or config.context_window]
+    start = time.monotonic()
+    driving = extract_poses(PoseDetector.built_in(), video).poses
+    seconds = time.monotonic() - start
+    report.line(f"poses of the driving video's {len(video)} frames found by the built-in estimator in {seconds:.1f} s")
 
     def run(hjb: HJBConfig, label: str):
         hooks = progress_hooks(report, label)
@@ -55,7 +60,8 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     poses_over = overlay(result.frames, result.pose_images)
     rows = [
         ("reference", reference[None]),
-        ("driving pose", driver_images),
+        ("driving video", video),
+        ("its poses", driver_images),
         ("without HJB", plain.frames, captions(plain.csim)),
         ("result", result.frames, captions(result.csim)),
         ("pose over it", poses_over),
@@ -84,6 +90,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
         "device": device,
         "seed": args.seed,
         "seconds": round(result.seconds, 2),
+        "seconds_poses": round(seconds, 2),
         "seconds_without_hjb": round(plain.seconds, 2),
         **identity_of(result),
         "csim_without_hjb": identity_of(plain)["csim"],

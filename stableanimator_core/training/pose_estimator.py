@@ -25,6 +25,7 @@ from ..pose.detector import PoseDetector
 from ..pose.extract import extract_poses
 from ..skeleton import BODY_POINTS, FACE_POINTS
 from ..weights.pose_estimator import require_onnx, save_estimator
+from .aligner import MOCAP_NAME, MOCAP_TERMS, describe_source
 from .checkpoint import Checkpoint, check_fresh
 from .data import prefetch
 from .faces import degrade
@@ -129,7 +130,8 @@ def train_estimator(
     if state.is_main_process and data is None:
         _render(out / "data", recipe, mocap, workers)
     state.wait_for_everyone()
-    return _train(out, budget, recipe, state, load_material(data or out / "data"), device)
+    sources = () if mocap is None else (describe_source(mocap),)
+    return _train(out, budget, recipe, state, load_material(data or out / "data"), device, sources)
 
 
 def _render(folder: Path, recipe: EstimatorRecipe, mocap: Path | None, workers: int | None) -> None:
@@ -390,8 +392,9 @@ def estimator_loss(net: PoseEstimator, batch: Batch, recipe: EstimatorRecipe) ->
 
 
 def _train(
-    out: Path, budget: Budget, recipe: EstimatorRecipe, state: PartialState, material: Material, device: torch.device
-) -> dict[str, Any]:
+    out: Path, budget: Budget, recipe: EstimatorRecipe, state: PartialState, material: Material, device: torch.device,
+    sources: tuple[str, ...],
+) -> dict[str, Any]:  # fmt: skip
     torch.manual_seed(recipe.seed)
     net = PoseEstimator().to(device, memory_format=torch.channels_last).train()
     take_from_first_process(net)
@@ -436,7 +439,7 @@ def _train(
     if main:
         if scores.get("step") != progress.step:
             validate(progress.step)
-        write_card(out, recipe, scores, steps=progress.step, minutes=progress.seconds / 60)
+        write_card(out, recipe, scores, steps=progress.step, minutes=progress.seconds / 60, sources=sources)
         log.info("done after %d steps, %.1f minutes: %s", progress.step, progress.seconds / 60, out)
     return scores
 
@@ -488,7 +491,9 @@ def measure(detector: PoseDetector, clips: Sequence[Clip]) -> dict[str, float]:
     return result
 
 
-def write_card(out: Path, recipe: EstimatorRecipe, scores: dict[str, Any], *, steps: int, minutes: float) -> Path:
+def write_card(
+    out: Path, recipe: EstimatorRecipe, scores: dict[str, Any], *, steps: int, minutes: float, sources: tuple[str, ...]
+) -> Path:
     """The model card: what the networks are, what they were trained on, how good they are. Returns its path."""
     lines = [
         "# Built-in pose estimator of StableAnimator++",
@@ -498,6 +503,8 @@ def write_card(out: Path, recipe: EstimatorRecipe, scores: dict[str, Any], *, st
         "drawn, and nobody else; for people in photographs there is DWPose (`weights download poses`).",
         "Trained on pictures that this project draws, without any others. Weights: Apache-2.0, like the code.",
         "",
+        *(line for source in sources for line in (f"A share of the drawn motions is motion capture: {source}", "")),
+        *([*MOCAP_TERMS, ""] if any(MOCAP_NAME in source for source in sources) else []),
         f"## Scores on {recipe.validation_clips} clips of performers and motions held out from training",
         "",
         "Through the whole of Extract Poses, without smoothing.",

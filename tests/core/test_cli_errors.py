@@ -249,7 +249,8 @@ def test_demo_output(refused, material):
 
 
 def test_demo_frames(refused, material):
-    assert "--frames 999: the demo's motion has" in refused("demo", "--out", material / "demo", "--frames", "999")
+    line = refused("demo", "--out", material / "demo", "--frames", "999")
+    assert "--frames 999: the demo's driving video has 24 frames" in line
 
 
 def test_evaluate_wants_two_clips(refused):
