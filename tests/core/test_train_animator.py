@@ -567,3 +567,6 @@ def test_graphs_are_off_where_they_would_be_wrong(models, material, monkeypatch)
     for change in ({}, {"accumulate": 2}, {"gradient_checkpointing": True}, {"graphs": False}):
         train_animator(models, material, Budget(1), replace(TINY, **change), device=CPU)
     assert made == [True, False, False, False]
+    cuda, network = torch.device("cuda"), torch.nn.Linear(1, 1)
+    assert [Graphed(network, cuda, graphs=graphs).graphs for graphs in (True, False)] == [True, False]
+    assert not Graphed(network, CPU).graphs
