@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..evaluation.alignment import evaluate_batched, moved_by, summary
 from ..weights.aligner import load_aligner, save_aligner
 from .graphs import Graphed
-from .loop import Budget, MovingAverage, OptimizerSteps, Progress, take_from_first_process
+from .loop import Budget, MovingAverage, OptimizerSteps, Progress, generator_of, take_from_first_process
 from .misaligned import Motions, Pairs, PairSettings, Shapes, make_pairs
 
 log = logging.getLogger(__name__)
@@ -156,15 +156,10 @@ def draw_batches(
             guidance = net.guide(drawn.driving, drawn.driving_seen, drawn.reference, drawn.reference_seen)
             reading = net.read(guidance, drawn.driving_seen, drawn.reference_seen)
         if part == 0 or step == first:
-            order = _generator(recipe, device, number, process, turn)
+            order = generator_of(device, recipe.seed, number, process, turn)
             order = torch.randperm(recipe.pool * recipe.batch, generator=order, device=device)
         rows = order[part * recipe.batch : (part + 1) * recipe.batch]
         yield Pairs(*(tensor[rows] for tensor in drawn)), guidance.rows(rows), reading.rows(rows)
-
-
-def _generator(recipe: AlignerRecipe, device: torch.device, *numbers: int) -> torch.Generator:
-    words = np.random.SeedSequence([recipe.seed, *numbers]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
 
 
 def draw_pool(
@@ -172,7 +167,7 @@ def draw_pool(
 ) -> Pairs:
     """The pairs of one pool of steps of one process; all processes draw the same number of frames."""
     frames = recipe.frames[int(np.random.default_rng([recipe.seed, pool]).integers(len(recipe.frames)))]
-    generator = _generator(recipe, device, pool, process)
+    generator = generator_of(device, recipe.seed, pool, process)
     settings = replace(recipe.pairs, frames=frames)
     return make_pairs(motions, shapes, settings, recipe.pool * recipe.batch, generator=generator, device=device)
 
