@@ -17,8 +17,10 @@ from stableanimator_core.performers import clip_keypoints, make_clip, render_dat
 from stableanimator_core.pose import dwpose
 from stableanimator_core.pose.detector import Person
 from stableanimator_core.training import pose_estimator as training
+from stableanimator_core.training import pose_pictures as pictures
 from stableanimator_core.training.loop import Budget
-from stableanimator_core.training.pose_estimator import Batch, EstimatorRecipe, Material
+from stableanimator_core.training.pose_estimator import EstimatorRecipe
+from stableanimator_core.training.pose_pictures import Batch, Material
 
 pytest.importorskip("onnx", reason="the package onnx, which writes the networks' files, is not installed")
 
@@ -37,7 +39,7 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def plain(monkeypatch):
     """Pictures stay as they are: no other light, no noise."""
-    monkeypatch.setattr(training, "degrade", lambda frames, generator: frames)
+    monkeypatch.setattr(pictures, "degrade", lambda frames, generator: frames)
 
 
 def dotted(people: int = 24) -> Material:
@@ -56,13 +58,13 @@ def dotted(people: int = 24) -> Material:
     return Material(frames, points, seen, boxes.astype(np.float32))
 
 
-def draw(material: Material, seed: int = 0, batch: int = 24) -> training.Draw:
-    return training.draw_step(material, replace(RECIPE, batch=batch), np.random.default_rng(seed))
+def draw(material: Material, seed: int = 0, batch: int = 24) -> pictures.Draw:
+    return pictures.draw_step(material, batch, np.random.default_rng(seed))
 
 
 def test_wholebody_order_is_what_dwpose_reads():
     keypoints = clip_keypoints(make_clip(3, size=96, frames=2).poses)
-    points, score = dwpose.to_openpose(*training.to_wholebody(keypoints))
+    points, score = dwpose.to_openpose(*pictures.to_wholebody(keypoints))
     body = [joint for joint in range(18) if joint != 1]  # the neck is the shoulders' middle there
     for part, stored in ((points[:, body], keypoints[:, body]), (points[:, 24:], keypoints[:, 18:])):
         np.testing.assert_allclose(part, stored[..., :2], atol=1e-4)
@@ -73,7 +75,7 @@ def test_wholebody_order_is_what_dwpose_reads():
 def test_boxes_hold_the_person_and_end_with_the_picture():
     clip = make_clip(3, size=160, frames=4)
     keypoints = clip_keypoints(clip.poses)
-    boxes = training.person_boxes(keypoints, 160, 160)
+    boxes = pictures.person_boxes(keypoints, 160, 160)
     seen = keypoints[..., 2] > 0
     for box, points, shown in zip(boxes, keypoints[..., :2], seen):
         assert (points[shown] >= box[:2] - 0.01).all() and (points[shown] <= box[2:] + 0.01).all()
@@ -81,7 +83,7 @@ def test_boxes_hold_the_person_and_end_with_the_picture():
         assert box[1] < face[:, 1].min() - 0.3 * np.ptp(face[:, 1])  # hair
     assert (boxes >= 0).all() and (boxes <= 160).all()
     keypoints[:, 18:86, 2] = 0  # nobody's face: still a box
-    assert np.isfinite(training.person_boxes(keypoints, 160, 160)).all()
+    assert np.isfinite(pictures.person_boxes(keypoints, 160, 160)).all()
 
 
 def test_pictures_are_moved_as_opencv_does():
@@ -92,13 +94,13 @@ def test_pictures_are_moved_as_opencv_does():
     wanted = cv2.warpAffine(picture, matrix, (48, 64), flags=cv2.INTER_LINEAR)
     inverse = torch.from_numpy(cv2.invertAffineTransform(matrix)).float()[None]
     pixels = torch.from_numpy(picture).permute(2, 0, 1).float()[None]
-    moved = training._warp(pixels, inverse, (64, 48), "zeros")[0].permute(1, 2, 0).numpy()
+    moved = pictures._warp(pixels, inverse, (64, 48), "zeros")[0].permute(1, 2, 0).numpy()
     assert np.abs(moved - wanted)[1:-1, 1:-1].max() < 3  # its fractions are rounded
 
 
 def test_points_stay_on_what_they_mark(plain):
     drawn = draw(dotted(), seed=2, batch=64)
-    batch = training.make_batch(drawn)
+    batch = pictures.make_batch(drawn)
     assert batch.crops.shape[2:] == KEYPOINT_SIZE
     turned = drawn.crop[:, 0, 1].abs() > 1e-3
     assert turned.any() and not turned.all()
@@ -116,7 +118,7 @@ def test_points_stay_on_what_they_mark(plain):
 
 
 def test_colours_reach_each_network_in_its_order(plain):
-    batch = training.make_batch(draw(dotted()))
+    batch = pictures.make_batch(draw(dotted()))
     bgr = batch.canvases.permute(0, 2, 3, 1)
     assert ((bgr - torch.tensor([100.0, 80, 60])).abs().amax(-1) < 1).any(-1).any(-1).float().mean() > 0.9
     rgb = batch.crops.permute(0, 2, 3, 1) * torch.tensor(dwpose.STD_RGB) + torch.tensor(dwpose.MEAN_RGB)
@@ -125,7 +127,7 @@ def test_colours_reach_each_network_in_its_order(plain):
 
 def test_boxes_stay_around_what_they_mark(plain):
     drawn = draw(dotted(), batch=64)
-    batch = training.make_batch(drawn)
+    batch = pictures.make_batch(drawn)
     two = batch.boxes[:, 1].isfinite().all(-1)
     assert 5 < two.sum() < 35
     checked = 0
@@ -145,13 +147,13 @@ def test_boxes_stay_around_what_they_mark(plain):
 
 
 def test_steps_follow_from_seed_step_and_process(clips):
-    material = training.load_material(clips)
+    material = pictures.load_material(clips)
 
     def step(first: int, process: int = 0, seed: int = 1) -> Batch:
-        steps = training.draw_steps(material, replace(RECIPE, seed=seed), first, process)
+        steps = pictures.draw_steps(material, RECIPE.batch, first, seed=seed, process=process)
         if first == 0:
             next(steps), next(steps)
-        return training.make_batch(next(steps))
+        return pictures.make_batch(next(steps))
 
     same = [torch.equal(one, other) for one, other in zip(step(0), step(2))]
     assert all(same) or torch.allclose(step(0).boxes, step(2).boxes, equal_nan=True)
@@ -234,14 +236,14 @@ def test_people_are_found_by_grids_of_their_size():
 
 
 def test_losses_teach(clips):
-    material = training.load_material(clips)
+    material = pictures.load_material(clips)
     recipe = replace(RECIPE, batch=4)
     torch.manual_seed(0)
     net = PoseEstimator()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     losses = []
-    for step, drawn in zip(range(20), training.draw_steps(material, recipe, 0, 0)):
-        loss, parts = training.estimator_loss(net, training.make_batch(drawn), recipe)
+    for step, drawn in zip(range(20), pictures.draw_steps(material, recipe.batch, 0, seed=recipe.seed, process=0)):
+        loss, parts = training.estimator_loss(net, pictures.make_batch(drawn), recipe)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -326,17 +328,17 @@ def test_measure_knows_right_from_wrong():
 
 def test_data_that_do_not_serve_are_named(clips, tmp_path):
     with pytest.raises(InputError, match="holds no rendered clips"):
-        training.load_material(tmp_path / "nothing")
+        pictures.load_material(tmp_path / "nothing")
     folder = shutil.copytree(clips, tmp_path / "clips")
     np.save(folder / "frames.npy", np.load(folder / "frames.npy")[:, :, :48])
     with pytest.raises(InputError, match="64 x 48 px; square ones"):
-        training.load_material(folder)
+        pictures.load_material(folder)
     (folder / "progress").write_text("0")
     with pytest.raises(InputError, match="0 of 2 clips are rendered"):
-        training.load_material(folder)
+        pictures.load_material(folder)
     (folder / "keypoints.npy").unlink()
     with pytest.raises(InputError, match="before keypoints were kept"):
-        training.load_material(folder)
+        pictures.load_material(folder)
 
 
 def test_the_command_trains(clips, tmp_path, capsys):
