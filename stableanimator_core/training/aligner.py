@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +23,7 @@ from ..alignment.similarity import weighted_spread
 from ..errors import InputError
 from ..evaluation.alignment import evaluate_batched, moved_by, summary
 from ..weights.aligner import load_aligner, save_aligner
+from .checkpoint import Checkpoint, check_fresh
 from .graphs import Graphed
 from .loop import Budget, MovingAverage, OptimizerSteps, Progress, generator_of, take_from_first_process
 from .misaligned import Motions, Pairs, PairSettings, Shapes, make_pairs
@@ -88,15 +87,13 @@ def train_aligner(
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the weights")
-    if (out / CHECKPOINT).exists() and not resume:
-        raise InputError(f"{out}: holds an unfinished or finished run; go on with --resume, or give another folder")
+    check_fresh([out / CHECKPOINT], resume=resume)
     state = PartialState(cpu=not torch.cuda.is_available())
     device = state.device if device is None else torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
     with _log_to(out / LOG) if state.is_main_process else nullcontext():
-        return _train(
-            _Run(out, recipe, device), state, motions, shapes, validation, validation_shapes or shapes, resume, sources
-        )
+        run = _Run(out, recipe, device, state.is_main_process)
+        return _train(run, state, motions, shapes, validation, validation_shapes or shapes, resume, sources)
 
 
 def _train(
@@ -104,8 +101,8 @@ def _train(
     resume: bool, sources: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     out, recipe, device = run.out, run.recipe, run.device
-    if resume and (out / CHECKPOINT).is_file():
-        run.restore()
+    if resume:
+        run.checkpoint.restore()
     motions, shapes = _on(motions, device), _on(shapes, device)
     unseen = None
     if state.is_main_process:
@@ -115,7 +112,6 @@ def _train(
         sum(p.numel() for p in run.net.parameters()) / 1e6, device, state.num_processes, len(motions.joints),
         len(shapes.rows), len(validation.joints),
     )  # fmt: skip
-    saved = time.monotonic()
     batches = draw_batches(
         run.net, motions, shapes, recipe, run.progress.step, process=state.process_index, device=device
     )
@@ -129,9 +125,8 @@ def _train(
             continue
         if (step + 1) % recipe.validate_every == 0:
             run.validate(unseen, step + 1)
-        if time.monotonic() - saved > recipe.checkpoint_seconds:
+        if run.checkpoint.due():
             run.save(step + 1)
-            saved = time.monotonic()
     if state.is_main_process:
         if run.scores.get("step") != run.progress.step:
             run.validate(unseen, run.progress.step)
@@ -230,7 +225,7 @@ def _network(recipe: AlignerRecipe) -> AlignmentNet:
 class _Run:
     """What lives through a run and, in the checkpoint, between runs."""
 
-    def __init__(self, out: Path, recipe: AlignerRecipe, device: torch.device):
+    def __init__(self, out: Path, recipe: AlignerRecipe, device: torch.device, writes: bool):
         self.out, self.recipe, self.device = out, recipe, device
         torch.manual_seed(recipe.seed)
         self.net = _network(recipe).to(device).requires_grad_(True).train()
@@ -242,6 +237,10 @@ class _Run:
         )  # fmt: skip
         self.optimise = OptimizerSteps(optimizer, clip=recipe.clip)
         self.progress = Progress("alignment", recipe.budget)
+        self.checkpoint = Checkpoint(
+            out / CHECKPOINT, recipe=recipe, network=self.net, average=self.average, steps=self.optimise,
+            progress=self.progress, seconds=recipe.checkpoint_seconds, writes=writes,
+        )  # fmt: skip
         self.scores: dict[str, Any] = {}  # of the last validation
 
     def validate(self, pairs: dict[float, Pairs], step: int) -> None:
@@ -266,35 +265,7 @@ class _Run:
         self.average.swap()
         _write_weights(self.net, self.out)
         self.average.swap()
-        checkpoint = {
-            "recipe": _recipe_text(self.recipe),
-            "network": self.net.state_dict(),
-            "average": self.average.state(),
-            "optimizer": self.optimise.optimizer.state_dict(),
-            "step": step,
-            "seconds": self.progress.seconds,
-            "scores": self.scores,
-        }
-        partial = self.out / f"{CHECKPOINT}.partial"
-        torch.save(checkpoint, partial)
-        os.replace(partial, self.out / CHECKPOINT)
-
-    def restore(self) -> None:
-        """Go on from the checkpoint. Raises InputError when it is of another recipe or cannot be read."""
-        path = self.out / CHECKPOINT
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            step = checkpoint["step"]
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{path}: is no checkpoint of this training; give another --out") from error
-        if checkpoint["recipe"] != _recipe_text(self.recipe):
-            raise InputError(f"{path}: was trained with other settings; give the same ones, or another --out")
-        self.net.load_state_dict(checkpoint["network"])
-        self.average.restore(checkpoint["average"])
-        self.optimise.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.progress.resume(step, checkpoint["seconds"])
-        self.scores = checkpoint["scores"]
-        log.info("going on from step %d after %.0f s", step, checkpoint["seconds"])
+        self.checkpoint.save(step)
 
 
 def write_card(
@@ -386,14 +357,6 @@ def _log_to(path: Path) -> Iterator[None]:
         logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()
-
-
-def _recipe_text(recipe: AlignerRecipe) -> str:
-    """What a resumed run must share with the first one: all but the budget and how often things are written."""
-    fixed = asdict(recipe)
-    for name in ("budget", "checkpoint_seconds"):
-        del fixed[name]
-    return json.dumps(fixed, sort_keys=True, default=str)
 
 
 def _on(data: Any, device: torch.device) -> Any:

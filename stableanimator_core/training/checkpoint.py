@@ -20,7 +20,8 @@ from .loop import MovingAverage, OptimizerSteps, Progress, trained_state
 
 log = logging.getLogger(__name__)
 
-FREE = {"checkpoint_seconds", "log_every", "validate_every", "validate_steps", "graphs"}  # a run may go on with others
+# A run may go on with others.
+FREE = {"budget", "checkpoint_seconds", "log_every", "validate_every", "validate_steps", "graphs"}
 DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError)
 
 
@@ -83,7 +84,7 @@ class Checkpoint:
 
 
 def recipe_text(recipe: Any) -> str:
-    """What a run that goes on must share with the first one: all of a recipe but how often things are written."""
+    """What a run that goes on must share with the first one: a recipe without its length and how often it writes."""
     fixed = {name: value for name, value in asdict(recipe).items() if name not in FREE}
     return json.dumps(fixed, sort_keys=True, default=str)
 

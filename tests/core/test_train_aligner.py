@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, data, recipe, monkey
     for name, tensor in weights(tmp_path / "killed").items():
         assert torch.equal(tensor, expected[name]), name
     log = (tmp_path / "killed" / "log.txt").read_text()
-    assert "going on from step 3" in log
+    assert "goes on from step 3" in log
 
 
 def test_training_changes_the_weights(tmp_path, data, recipe):
@@ -260,7 +260,7 @@ def test_the_card_thanks_whom_the_data_came_from(tmp_path, walk):
 
 def test_a_run_is_not_overwritten(tmp_path, data, recipe):
     training.train_aligner(tmp_path / "out", recipe, **data)
-    with pytest.raises(InputError, match="holds an unfinished or finished run; go on with --resume"):
+    with pytest.raises(InputError, match="is of an earlier run; go on with --resume"):
         training.train_aligner(tmp_path / "out", recipe, **data)
     with pytest.raises(InputError, match="was trained with other settings"):
         training.train_aligner(tmp_path / "out", replace(recipe, batch=5), resume=True, **data)

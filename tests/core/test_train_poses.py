@@ -146,6 +146,20 @@ def test_boxes_stay_around_what_they_mark(plain):
     assert (batch.canvases[0, :, :, width:] == dwpose.PAD_GREY).all()
 
 
+def test_who_is_hardly_in_the_picture_is_not_to_be_found():
+    """Two people side by side cut each other off: what is left of one must be worth finding."""
+    box = np.array([10.0, 50, 150, 110], dtype=np.float32)  # wide: a cut takes much of it
+    nothing = np.zeros((1, 133), np.float32)
+    material = Material(np.zeros((1, 160, 160, 3), np.uint8), np.zeros((1, 133, 2), np.float32), nothing, box[None])
+    drawn = pictures.draw_step(material, 600, np.random.default_rng(0))
+    shares = []
+    for matrices, shown in ((drawn.canvas, drawn.boxes[:, 0]), (drawn.beside, drawn.boxes[:, 1])):
+        whole = (box[2] - box[0]) * (box[3] - box[1]) / matrices[:, 0, 0].numpy() ** 2  # px of the canvas
+        shares.append(((shown[:, 2] - shown[:, 0]) * (shown[:, 3] - shown[:, 1])).numpy() / whole)
+    share = np.concatenate(shares)  # nan where nobody is to be found
+    assert np.isnan(share).any() and pictures.SHOWN < np.nanmin(share) < 0.5
+
+
 def test_steps_follow_from_seed_step_and_process(clips):
     material = pictures.load_material(clips)
 
