@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,22 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_processes() -> Callable[..., str]:
+    """Runs the command line in two processes that talk to each other, and returns what was printed."""
+
+    def run(*argv) -> str:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run(
+            [*launch, "-m", "stableanimator_core", *map(str, argv)], cwd=Path(__file__).parents[1], text=True,
+            capture_output=True, timeout=300, env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 def tiny_config():

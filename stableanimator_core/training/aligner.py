@@ -25,7 +25,15 @@ from ..evaluation.alignment import evaluate_batched, moved_by, summary
 from ..weights.aligner import load_aligner, save_aligner
 from .checkpoint import Checkpoint, check_fresh
 from .graphs import Graphed
-from .loop import Budget, MovingAverage, OptimizerSteps, Progress, generator_of, take_from_first_process
+from .loop import (
+    Budget,
+    MovingAverage,
+    OptimizerSteps,
+    Progress,
+    generator_of,
+    start_processes,
+    take_from_first_process,
+)
 from .misaligned import Motions, Pairs, PairSettings, Shapes, make_pairs
 
 log = logging.getLogger(__name__)
@@ -88,7 +96,7 @@ def train_aligner(
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the weights")
     check_fresh([out / CHECKPOINT], resume=resume)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = start_processes()
     device = state.device if device is None else torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
     with _log_to(out / LOG) if state.is_main_process else nullcontext():

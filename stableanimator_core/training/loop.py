@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import time
@@ -98,7 +99,15 @@ def start_processes() -> PartialState:
     """What `accelerate launch` has started, or this process alone, set up for training."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
+    atexit.unregister(_leave_processes)
+    atexit.register(_leave_processes)
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def _leave_processes() -> None:
+    """Leave the others while the interpreter still stands: Gloo's threads hold tensors, and later that aborts."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def generator_of(device: torch.device, *numbers: int) -> torch.Generator:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,13 +335,10 @@ def test_command_builds_other_networks(command, walk, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_resume(walk, tmp_path):
-    root = Path(__file__).resolve().parents[2]
+def test_two_processes_train_and_resume(two_processes, walk, tmp_path):
+    argv = ["train", "alignment", "--out", tmp_path / "out", "--mocap", walk, "--quick"]
     for steps, more in ((4, ()), (6, ("--resume",))):
-        argv = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stableanimator_core"]
-        argv += ["train", "alignment", "--out", tmp_path / "out", "--mocap", walk, "--quick", "--steps", steps, *more]
-        done = subprocess.run([sys.executable, *map(str, argv)], cwd=root, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
+        two_processes(*argv, "--steps", steps, *more)
         checkpoint = torch.load(tmp_path / "out" / training.CHECKPOINT, weights_only=True)
         assert checkpoint["step"] == steps
     assert "in 2 process(es)" in (tmp_path / "out" / "README.md").read_text()

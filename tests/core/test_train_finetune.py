@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -303,16 +301,13 @@ def test_only_the_first_process_answers(tiny_model, data, tmp_path, capsys, monk
 
 
 @pytest.mark.slow
-def test_two_processes_train_alike_and_go_on(tiny_model, data, tmp_path):
+def test_two_processes_train_alike_and_go_on(two_processes, tiny_model, data, tmp_path):
     """Each draws its own runs; their gradients are averaged, one writes and one answers."""
 
     def run(out, steps, *more):
-        argv = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "stableanimator_core"]
-        argv += ["train", "finetune", "--model", tiny_model, "--data", data, "--out", out, "--frames", 3]
+        argv = ["train", "finetune", "--model", tiny_model, "--data", data, "--out", out, "--frames", 3]
         argv += ["--validate-every", 0, "--steps", steps, "--checkpoint-minutes", 1e-9, "--json", *more]
-        done = subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+        return json.loads(two_processes(*argv))
 
     result = run(tmp_path / "two", 2)
     assert (result["processes"], result["steps"]) == (2, 2)
