@@ -62,7 +62,7 @@ class AlignerRecipe:
     pool: int = 32  # batches that are drawn and fitted at once, which a GPU does hardly slower than one
     passes: int = 4  # over a pool's pairs, each in another order
     frames: tuple[int, ...] = (8, 16, 24, 32, 48)  # of a pool's pairs: one of these
-    pairs: PairSettings = PairSettings()
+    pairs: PairSettings = PairSettings(p_cartoon=0.12)
     network: dict[str, Any] = field(default_factory=dict)  # arguments of AlignmentNet
     start_from: str | None = None  # folder of weights to go on from, instead of a fresh network
     rate: float = 1e-3

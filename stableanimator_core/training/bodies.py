@@ -101,17 +101,22 @@ class Shapes(NamedTuple):
 
 
 def draw_bodies(
-    shapes: Shapes, count: int, draws: Draws, *, child: float, heavy: float, stylised: float, jitter: float
-) -> Tensor:
-    """Rows [count, 14] of real people, some of them turned into children, heavy people or drawn figures.
+    shapes: Shapes, count: int, draws: Draws, *, child: float, heavy: float, stylised: float, cartoon: float = 0.0,
+    jitter: float,
+) -> Tensor:  # fmt: skip
+    """Rows [count, 14] of real people, some turned into children, heavy people, stylised people or cartoon figures.
 
-    child, heavy, stylised: probabilities. jitter: standard deviation of every length, left and right alike.
+    child, heavy, stylised, cartoon: probabilities. jitter: standard deviation of every length, left and right alike.
     """
     size = torch.full((count,), len(shapes.rows), device=draws.device)
     rows = shapes.rows[draws.below(size)]
-    kind = draws.one_of(count, (max(0.0, 1 - child - heavy - stylised), child, heavy, stylised))
+    kinds = (child, heavy, stylised, cartoon)
+    kind = draws.one_of(count, (max(0.0, 1 - sum(kinds)), *kinds))
+    makers = [_child, _heavy, _stylised]
+    if cartoon:  # otherwise nothing is drawn for it: pairs of earlier settings stay what they were
+        makers.append(_cartoon)
     factor = torch.ones_like(rows)
-    for number, make in enumerate((_child, _heavy, _stylised), start=1):
+    for number, make in enumerate(makers, start=1):
         factor = torch.where((kind == number)[:, None], make(rows, draws), factor)
     vary = 1 + jitter * draws.normal(rows.shape).clamp(-3, 3)
     head = [COLUMN[name] for name in ("ear_width", "interpupil", "head_length")]
@@ -135,7 +140,7 @@ def crown_height(rows: Tensor) -> Tensor:
     return rows[:, COLUMN["stature"]] - rows[:, [COLUMN[name] for name in UPRIGHT]].sum(1)
 
 
-def _factors(rows: Tensor, **columns: Tensor) -> Tensor:
+def _factors(rows: Tensor, **columns: Tensor | float) -> Tensor:
     factor = torch.ones_like(rows)
     for name, value in columns.items():
         factor[:, COLUMN[name]] = value
@@ -179,6 +184,20 @@ def _stylised(rows: Tensor, draws: Draws) -> Tensor:
         rows, **factors, **_head(draws.uniform(one, 1.4, 2.6)), torso=draws.uniform(one, 0.65, 1.1),
         shoulder_width=draws.uniform(one, 0.65, 1.25), hip_width=draws.uniform(one, 0.8, 1.3),
     )  # fmt: skip
+
+
+def _cartoon(rows: Tensor, draws: Draws) -> Tensor:
+    """A head broader than the trunk is long, on a short neck; legs that shorten downwards; small on the whole."""
+    one = rows.shape[:1]
+    size, head = draws.uniform(one, 0.6, 1.0), draws.uniform(one, 3.2, 6.0)
+    factor = _factors(
+        rows, torso=1.0, shoulder_width=draws.uniform(one, 0.9, 1.6), hip_width=draws.uniform(one, 0.9, 1.6),
+        thigh=draws.uniform(one, 0.6, 1.1), shank=draws.uniform(one, 0.5, 0.95), ankle_height=1.0,
+        upper_arm=draws.uniform(one, 0.7, 1.25), forearm=draws.uniform(one, 0.8, 1.25),
+        shoulder_to_tragion=draws.uniform(one, 1.1, 1.9), ear_width=head, interpupil=head, head_length=0.5 * head,
+    )  # fmt: skip
+    factor[:, 1:] *= size[:, None]
+    return factor
 
 
 def with_middles(joints: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ class PairSettings:
     p_child: float = 0.12
     p_heavy: float = 0.10
     p_stylised: float = 0.14
+    p_cartoon: float = 0.0
     bone_jitter: float = 0.025
 
     # Cameras: weights of FRAMINGS, then as in draw_cameras.
@@ -138,9 +139,9 @@ class PairSettings:
         low, high = self.missing
         if not 0 <= low <= high <= 1:
             raise InputError(f"pair settings: missing is {low:g} to {high:g}; need a range within 0 to 1")
-        invented = self.p_child + self.p_heavy + self.p_stylised
+        invented = self.p_child + self.p_heavy + self.p_stylised + self.p_cartoon
         if invented > 1 + 1e-6:
-            raise InputError(f"pair settings: p_child, p_heavy and p_stylised add up to {invented:g}; need at most 1")
+            raise InputError(f"pair settings: the p_ of bodies add up to {invented:g}; need at most 1")
         if sum(self.kinds) <= 0:
             raise InputError("pair settings: the reference's poses all have the weight 0; give one of them more")
 
@@ -236,7 +237,7 @@ def standing_height(camera: Camera, person: Tensor, rows: Tensor) -> Tensor:
 def _draw_bodies(shapes: Shapes, batch: int, settings: PairSettings, draws: Draws) -> Tensor:
     return draw_bodies(
         shapes, batch, draws, child=settings.p_child, heavy=settings.p_heavy, stylised=settings.p_stylised,
-        jitter=settings.bone_jitter,
+        cartoon=settings.p_cartoon, jitter=settings.bone_jitter,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_real_rows_stay_as_they_are_and_others_have_their_proportions(shapes):
     assert torch.cdist(adults, shapes.rows, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-6
     made = {
         kind: bodies.draw_bodies(shapes, 200, draws(), **options | {kind: 1.0})
-        for kind in ("child", "heavy", "stylised")
+        for kind in ("child", "heavy", "stylised", "cartoon")
     }
 
     def share(rows: torch.Tensor, *names: str) -> torch.Tensor:
@@ -134,6 +134,8 @@ def test_real_rows_stay_as_they_are_and_others_have_their_proportions(shapes):
     assert head.min() > 1.2 and head.max() > 2.2
     crown = bodies.crown_height(made["stylised"]) / made["stylised"][:, COLUMN["head_length"]]
     assert 0.5 < crown.min() and crown.max() < 0.8  # as large for the head as anybody's
+    broad = made["cartoon"][:, COLUMN["ear_width"]] / made["cartoon"][:, COLUMN["torso"]]
+    assert broad.min() < 1.13 and broad.max() > 1.71  # as far as the built-in performers go
     for rows in made.values():
         upright = rows[:, [COLUMN[name] for name in bodies.UPRIGHT]].sum(1)
         assert (rows[:, 1:] > 0).all() and (upright < rows[:, COLUMN["stature"]]).all()
@@ -517,7 +519,7 @@ def test_shapes_and_settings_of_the_result(motions, shapes):
     assert pairs_of(motions, shapes, 1, frames=100).clean.shape == (1, 100, 18, 2)
     for wrong in (
         dict(frames=0), dict(most_stride=0), dict(missing=(0.5, 0.2)), dict(missing=(0.0, 1.5)), NO_KIND,
-        dict(p_child=0.5, p_heavy=0.6),
+        dict(p_child=0.5, p_heavy=0.6), dict(p_stylised=0.5, p_cartoon=0.6),
     ):  # fmt: skip
         with pytest.raises(InputError, match="pair settings: "):
             PairSettings(**wrong)
