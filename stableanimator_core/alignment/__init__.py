@@ -26,7 +26,7 @@ from .similarity import Similarity, fit_similarity, fit_similarity_robust
 
 __all__ = [
     "FITS", "METHODS", "WITH_ALIGNER", "Affine", "Alignment", "AlignmentNet", "Homography", "Similarity", "align",
-    "fit_similarity", "fit_similarity_robust",
+    "distance_from_reference", "fit_similarity", "fit_similarity_robust",
 ]  # fmt: skip
 
 # Methods that use an aligner; all but "learned" do without one, too.
@@ -96,9 +96,8 @@ def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_
     if not isinstance(aligned.transform, Similarity):
         note = f"proportions have no effect: method {aligned.method} fits no similarity"
         return replace(aligned, notes=(*aligned.notes, note))
-    target, shown = _reference_person(reference, min_score)
     poses, _, notes = retarget(driving, reference, aligned.transform, min_score=min_score)
-    residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
+    residual = distance_from_reference(poses, reference, min_score)
     return replace(aligned, poses=poses, residual=residual, notes=(*aligned.notes, *notes))
 
 
@@ -122,11 +121,7 @@ def _with_advice(
 
 def _align_none(driving: Poses, reference: Poses, fit: str, min_score: float) -> Alignment:
     poses = driving.fitted(reference.width, reference.height)
-    if driving.people and reference.people and reference.frames:
-        target, shown = _reference_person(reference, min_score)
-        residual = _residual(_body(poses), target, _visible(driving, min_score) & shown)
-    else:
-        residual = np.full(driving.frames, np.nan)
+    residual = distance_from_reference(poses, reference, min_score)
     notes = (f"fit {fit} has no effect: method none fits nothing",) if fit != "clip" else ()
     return Alignment(poses, None, residual, "none", notes)
 
@@ -150,7 +145,7 @@ def _align_svd(driving: Poses, reference: Poses, fit: str, min_score: float) -> 
         transform, doubtful = follow_frames(clip, clip, body, target, trust, good, fit)
     poses = _transformed(driving, transform, reference)
     notes = (*_notes(transform, shared, good, fit), *doubt_note(doubtful, len(body)), *idle_note(len(body), fit))
-    return Alignment(poses, transform, _residual(_body(poses), target, shared), "svd", notes)
+    return Alignment(poses, transform, distance_from_reference(poses, reference, min_score), "svd", notes)
 
 
 def _align_learned(
@@ -163,7 +158,7 @@ def _align_learned(
     seen = _visible(driving, min_score)  # [F, 18]
     found = fit_learned(aligner, _body(driving), seen, target, shown, fit)
     poses = _transformed(driving, found.transform, reference)
-    residual = _residual(_body(poses), target, seen & shown)
+    residual = distance_from_reference(poses, reference, min_score)
     return Alignment(poses, found.transform, residual, "learned", found.notes, found.error if fit == "clip" else None)
 
 
@@ -195,7 +190,7 @@ def _align_beyond(
         notes = (*notes, f"no frame has the reference's posture and shape: {method} compares nothing with it")
     if view is not None and _size_change(view, body, seen) > NOTED_VIEW:
         notes = (*notes, "perspective is read off the driver's bones, as of adults of usual proportions")
-    residual = _residual(_body(poses), target, seen & shown)
+    residual = distance_from_reference(poses, reference, min_score)
     return Alignment(poses, transform, residual, method, notes)
 
 
@@ -233,7 +228,7 @@ def _align_v1(driving: Poses, reference: Poses, fit: str, min_score: float) -> A
     stretch = (reference.width / driving.width) / (reference.height / driving.height)
     if abs(stretch - 1) > NOTED_STRETCH:
         notes.append(f"method v1 draws bodies {stretch:.2f} times as wide for their height; svd keeps proportions")
-    residual = _residual(_body(poses), torch.from_numpy(target), _visible(driving, min_score) & torch.from_numpy(shown))
+    residual = distance_from_reference(poses, reference, min_score)
     return Alignment(poses, None, residual, "v1", tuple(notes))
 
 
@@ -285,9 +280,16 @@ def _reference_person(reference: Poses, min_score: float) -> tuple[Tensor, Tenso
     return _body(reference)[frame], _visible(reference, min_score)[frame]
 
 
-def _residual(body: Tensor, target: Tensor, shared: Tensor) -> np.ndarray:
-    """Root mean square distance over the shared joints, [F] px, NaN without any."""
-    distance2 = (body - target).square().sum(-1)  # [F, 18]
+def distance_from_reference(poses: Poses, reference: Poses, min_score: float = 0.3) -> np.ndarray:
+    """Root mean square distance of person 0's joints from the reference's on its canvas, [F] px.
+
+    NaN where no joint is visible in both.
+    """
+    if not poses.people or not reference.people or not reference.frames:
+        return np.full(poses.frames, np.nan)
+    target, shown = _reference_person(reference, min_score)
+    shared = _visible(poses, min_score) & shown  # [F, 18]
+    distance2 = (_body(poses) - target).square().sum(-1)
     return ((distance2 * shared).sum(1) / shared.sum(1)).sqrt().numpy()
 
 
