@@ -16,6 +16,8 @@ COMFYUI_REPOSITORY ?= https://github.com/comfyanonymous/ComfyUI
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# The page is tested where a Chromium is on the PATH; Playwright then steers it and downloads no other.
+CHROMIUM_FOUND := $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name))))
 COMFYUI_FOUND := $(wildcard $(COMFYUI_PATH)/main.py)
 # Linux without an NVIDIA GPU: the CPU builds of torch save gigabytes, where their index can be reached.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -54,7 +56,12 @@ doctor: $(VENV)/.installed
 experiments: $(VENV)/.installed
 	$(PY) -m stableanimator_core experiments $(EXPERIMENTS_ARGS)
 
+$(VENV)/.installed-browser: $(VENV)/.installed
+	$(PIP) playwright
+	@touch $@
+
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
+test: $(if $(and $(COMFYUI_FOUND),$(CHROMIUM_FOUND)),$(VENV)/.installed-browser)
 	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 comfyui-tests-note:

@@ -1,4 +1,7 @@
-"""A real ComfyUI server on a free port, with a private base directory that links this repository as a node pack."""
+"""Fixtures: a real ComfyUI server on a free port, with a private base directory that links this repository as a pack.
+
+One server serves the tests of the nodes and those in the browser, so tests/conftest.py loads this as a plugin.
+"""
 
 from __future__ import annotations
 

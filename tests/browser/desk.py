@@ -1,0 +1,118 @@
+"""Does in ComfyUI's page what an artist does: opens workflows, changes widgets, queues, looks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from comfy_client import ComfyServer, Run
+from comfy_server import PACK
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, Page
+
+READY = "() => window.app?.graph && window.app.extensionManager && window.app.api?.clientId"
+ALERTS = ".p-dialog, .p-toast-message"
+SET = """([kind, name, value]) => {
+    const nodes = window.app.graph.nodes.filter((node) => node.type === kind);
+    for (const node of nodes) {
+        const widget = node.widgets.find((each) => each.name === name);
+        widget.value = value;
+        widget.callback?.(value, window.app.canvas, node);
+    }
+    return nodes.length;
+}"""
+UNKNOWN = """() => {
+    const graphs = [window.app.graph, ...window.app.graph.subgraphs.values()];
+    const types = graphs.flatMap((graph) => graph.nodes.map((node) => node.type));
+    return types.filter((type) => !(type in window.LiteGraph.registered_node_types));
+}"""
+
+
+class Desk:
+    """One page of one server.
+
+    events: (kind, data) of every JSON message that the server sent, in order. problems: errors of the
+    console, requests that were refused among them, and exceptions that nobody caught.
+    """
+
+    def __init__(self, page: Page, server: ComfyServer) -> None:
+        self.page, self.server = page, server
+        self.events: list[tuple[str, dict]] = []
+        self.problems: list[str] = []
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.problems.append(f"exception: {error.stack}"))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._received))
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":  # refused requests among them
+            self.problems.append(f"{message.text} ({message.location['url']})")
+
+    def _received(self, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            message = json.loads(frame)
+            self.events.append((message["type"], message["data"]))
+
+    def open(self) -> None:
+        """Load the page, or load it anew as F5 does."""
+        self.page.goto(f"http://{self.server.address}")
+        self.page.wait_for_function(READY, timeout=60_000)
+
+    def command(self, name: str) -> None:
+        """A command of the page, as its menus and keys give it."""
+        self.page.evaluate("name => window.app.extensionManager.command.execute(name)", name)
+
+    def open_template(self, name: str) -> None:
+        """Choose one of the pack's workflows in the template browser."""
+        self.command("Comfy.BrowseTemplates")
+        self.page.get_by_text(PACK, exact=True).first.click()
+        self.page.get_by_text(name, exact=True).first.click()
+        self.page.wait_for_function("name => document.title.includes(name)", arg=name)
+
+    def load(self, graph: dict) -> None:
+        """Open a workflow as if its file were dropped on the page."""
+        self.js("graph => window.app.loadGraphData(graph)", graph)
+
+    def saved(self) -> dict:
+        """The workflow as Save would write it."""
+        return self.js("() => window.app.graph.serialize()")
+
+    def set(self, kind: str, widget: str, value: Any) -> int:
+        """Set a widget of every node of a kind, as a hand would; how many there are."""
+        return self.js(SET, [kind, widget, value])
+
+    def run(self, seconds: float = 120) -> Run:
+        """Press Run and wait for the end: what the server did, as ComfyServer.run tells it without previews and texts.
+
+        Raises TimeoutError when it does not end, or when the page says why it does not start.
+        """
+        before = len(self.events)
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        deadline = time.monotonic() + seconds
+        while ("executing", None) not in [(kind, data.get("node")) for kind, data in self.events[before:]]:
+            if time.monotonic() > deadline or self.alerts():
+                self.page.screenshot(path=self.server.base / "page.png")
+                raise TimeoutError(f"not done after {seconds} s, see {self.server.base}/page.png; {self.alerts()}")
+            self.page.wait_for_timeout(100)
+        events = [(kind, data) for kind, data in self.events[before:] if "prompt_id" in data]
+        run = Run(events[0][1]["prompt_id"], events)
+        run.outputs = self.server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
+        return run
+
+    def alerts(self) -> list[str]:
+        """What windows and notices on the page say: missing nodes, refused prompts, errors."""
+        return [text for found in self.page.locator(ALERTS).all() if (text := found.inner_text().strip())]
+
+    def unknown_nodes(self) -> list[str]:
+        """Node types that the page does not know, subgraphs included."""
+        return self.js(UNKNOWN)
+
+    def fit_view(self) -> None:
+        """Show the whole graph, for screenshots."""
+        self.command("Comfy.Canvas.FitView")
+        self.page.wait_for_timeout(500)
+
+    def js(self, expression: str, argument: Any = None) -> Any:
+        """The value of a JavaScript expression, or of a function of one argument."""
+        return self.page.evaluate(expression, argument)
