@@ -19,11 +19,13 @@ from ..errors import InputError
 from ..face import face_boxes
 from ..keypoints import Poses
 from ..pose.draw import draw_poses
+from ..pose.lost import without_joints
 from ..skeleton import BODY_POINTS, FACE_POINTS, HAND_POINTS
 from .dataset import canvas_of, make_clip, make_views
 from .mocap import MotionClip, load_mocap
 
 FACE_SCALE = 1.5  # side of a face box over the extent of the face points: the hair belongs to the identity
+MOST_LOST = 0.7  # of a clip's joints
 _CHUNK = 8
 _CLIP_FILES = ("frames", "pose_images", "face_boxes", "keypoints")
 _LATER_FILES = ("keypoints",)  # that older folders lack
@@ -53,10 +55,14 @@ def render_dataset(
     canvas_short_side: int = 512,
     split: str = "train",
     face_scale: float = FACE_SCALE,
+    lost: float = 0.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> StoredClips:
     """Renders the clips of seeds seed .. seed + clips - 1 into frames.npy, pose_images.npy, face_boxes.npy and
     keypoints.npy.
+
+    lost: share of the clips whose pose images lack joints as detectors lose them, up to MOST_LOST of them; the
+    reference, the boxes and the keypoints lack nothing.
 
     The files have their full size at once and can be read (`open_clips`) while they grow: the first
     `rendered(folder)` clips are complete. workers: processes, one a core by default; they are spawned, so that a
@@ -71,6 +77,7 @@ def render_dataset(
     meta = {
         "clips": clips, "seed": seed, "size": [width, height], "frames": frames, "split": split,
         "face_scale": face_scale, "canvas_short_side": canvas_short_side, "mocap": mocap_path is not None,
+        "lost": lost,
     }  # fmt: skip
     shapes = {
         "frames": (np.uint8, (clips, frames + 1, height, width, 3)),
@@ -81,7 +88,7 @@ def render_dataset(
     _prepare(Path(folder), meta, shapes)
     job = partial(
         _render_clips, str(folder), seed, (width, height), frames, None if mocap_path is None else str(mocap_path),
-        split, canvas_short_side, face_scale,
+        split, canvas_short_side, face_scale, lost,
     )  # fmt: skip
     _work(Path(folder), job, clips, workers, on_progress)
     return open_clips(folder)
@@ -229,18 +236,20 @@ def _boxes(poses: Poses, scale: float) -> np.ndarray:
 
 def _render_clips(
     folder: str, seed: int, size: tuple[int, int], frames: int, mocap_path: str | None, split: str, canvas: int,
-    face_scale: float, start: int, stop: int,
+    face_scale: float, lost: float, start: int, stop: int,
 ) -> None:  # fmt: skip
     mocap = None if mocap_path is None else _motions(mocap_path)
     maps = [np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in _CLIP_FILES]
     for index in range(start, stop):
         clip = make_clip(seed + index, size=size, frames=frames, mocap=mocap, split=split)
-        for row, picture, poses in (
-            (slice(0, 1), clip.reference[None], clip.reference_pose),
-            (slice(1, None), clip.frames, clip.poses),
+        rng = np.random.default_rng([seed + index, frames])
+        share = rng.uniform(0, MOST_LOST) if rng.random() < lost else 0.0
+        for row, picture, poses, found in (
+            (slice(0, 1), clip.reference[None], clip.reference_pose, clip.reference_pose),
+            (slice(1, None), clip.frames, clip.poses, without_joints(clip.poses, share, seed=seed + index)),
         ):
             maps[0][index, row] = picture
-            maps[1][index, row] = draw_poses(poses, *size, canvas_short_side=canvas)
+            maps[1][index, row] = draw_poses(found, *size, canvas_short_side=canvas)
             maps[2][index, row] = _boxes(poses, face_scale)
             maps[3][index, row] = clip_keypoints(poses)
     for array in maps:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..draws import Draws
 from ..errors import InputError
 from ..skeleton import HEAD, MIRROR
-from .draws import Draws
 
 # Columns of a row of body measures, metres.
 COLUMNS = (

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..draws import Draws
 from ..skeleton import HEAD
 from .bodies import COLUMN, MID_EAR, crown_height, unit
-from .draws import Draws
 
 FRAMINGS = ("full body", "half body", "head and shoulders")
 CROWN, SOLES = 18, (19, 20)  # outline points that are added to the 18 joints

@@ -47,6 +47,7 @@ class MiniRecipe:
     views: int = 12
     frames: int = 16
     size: int = 160
+    lost: float = 0.3  # share of the clips whose poses lack joints
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) - 1))
     embedder: Budget = Budget(3_000)
     batch_faces: int = 512
@@ -227,7 +228,7 @@ def _start_rendering(folder: Path, recipe: MiniRecipe, mocap: Path | None) -> Ba
     """Render the clips in a process of their own; returns once the files are there to be read as they grow."""
     settings = dict(
         seed=recipe.seed, size=recipe.size, frames=recipe.frames, mocap_path=mocap, workers=recipe.workers,
-        canvas_short_side=mini_config().pose_canvas, face_scale=FACE_SCALE,
+        canvas_short_side=mini_config().pose_canvas, face_scale=FACE_SCALE, lost=recipe.lost,
     )  # fmt: skip
     process = multiprocessing.get_context("spawn").Process(
         target=render_dataset, args=(folder, recipe.clips), kwargs=settings

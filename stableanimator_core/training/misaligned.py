@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..draws import Draws
 from ..errors import InputError
 from ..performers.mocap import MotionClip, load_mocap
-from ..skeleton import HEAD, MIRROR
+from ..pose.lost import lose_joints
+from ..skeleton import MIRROR
 from .bodies import (
     COLUMN,
     CROUCHES,
@@ -34,10 +36,9 @@ from .bodies import (
     with_middles,
 )
 from .cameras import FRAMINGS, NEAREST, Camera, Handheld, Steep, draw_cameras, draw_sizes, handheld, outline
-from .draws import Draws
 
 __all__ = [
-    "FRAMINGS", "KINDS", "Handheld", "Motions", "PairSettings", "Pairs", "Shapes", "Steep", "lose_joints", "make_pairs",
+    "FRAMINGS", "KINDS", "Handheld", "Motions", "PairSettings", "Pairs", "Shapes", "Steep", "make_pairs",
 ]  # fmt: skip
 
 KINDS = ("same pose", "other pose", "sits", "crouches", "kneels", "turned away")  # the reference's pose
@@ -49,9 +50,6 @@ MOST_LOST = 0.5  # of the reference's joints
 BEHIND, FAR_SIDE = -0.25, 0.6  # cosines of view and head beyond which a face, an ear is hidden
 CLOSE = FRAMINGS.index("head and shoulders")  # the framing that never widens to hold a whole clip
 
-# What detectors lose or exchange as one.
-LIMBS = ((2, 3, 4), (5, 6, 7), (8, 9, 10), (11, 12, 13), HEAD, (1, 2, 5, 8, 11))
-_LIMB = tuple(next(number for number, limb in enumerate(LIMBS) if joint in limb) for joint in range(len(MIRROR)))
 _ARMS, _LEGS = range(2, 8), range(8, 14)
 
 
@@ -411,33 +409,6 @@ def _kept(inside: Tensor, found: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     order = draws.uniform(there.shape).masked_fill(~there, -1).argsort(1, descending=True)
     joints = torch.zeros_like(there).scatter(1, order[:, :KEPT], True)
     return joints & there, at
-
-
-def lose_joints(inside: Tensor, share: Tensor, kept: Tensor, draws: Draws) -> Tensor:
-    """What remains seen, bool [B, F, 18], of the joints `inside` after losing `share` [B] of them, never those `kept`.
-
-    Joints are lost one by one, whole limbs and the whole person for a while, mixed anew for each clip.
-    """
-    batch, frames, joints = inside.shape
-    single = draws.uniform((batch, frames, joints))
-    limb = _spells(batch, frames, len(LIMBS), draws)[..., _LIMB]
-    person = _spells(batch, frames, 1, draws)
-    mix = (2 * draws.normal((batch, 3)) + torch.tensor([1.0, 1.0, -1.0], device=draws.device)).softmax(1)
-    weak = sum(mix[:, part, None, None] * field for part, field in enumerate((single, limb, person)))
-    weak = weak + 1e-3 * single
-    order = weak.masked_fill(kept, 2.0).masked_fill(~inside, 3.0).flatten(1).argsort(1).argsort(1)  # ranks
-    there = inside.flatten(1).sum(1)
-    wanted = (share * there + draws.uniform(share.shape)).floor().long()  # the share on average, however few there are
-    count = torch.minimum(wanted, there - (kept & inside).flatten(1).sum(1))
-    return inside & (order.view_as(inside) >= count[:, None, None])
-
-
-def _spells(batch: int, frames: int, parts: int, draws: Draws) -> Tensor:
-    """Random numbers 0..1 that hold for spells of a few frames to the whole clip, [B, F, parts]."""
-    length = draws.log_uniform((batch, 1, parts), 2.0, 2.0 * max(frames, 2))
-    time = torch.arange(frames, device=draws.device).view(1, frames, 1)
-    spell = (time / length + draws.uniform(length.shape)).long()  # [B, F, parts]
-    return draws.uniform((batch, frames // 2 + 2, parts)).gather(1, spell)
 
 
 def _only_good(pairs: Pairs) -> Pairs:

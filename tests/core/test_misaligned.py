@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from stableanimator_core.draws import Draws
 from stableanimator_core.errors import InputError
 from stableanimator_core.performers import MotionClip, choreograph
 from stableanimator_core.skeleton import MIRROR
 from stableanimator_core.training import bodies, cameras, misaligned
 from stableanimator_core.training.bodies import COLUMN, COLUMNS, MID_HIP, POSTURES
-from stableanimator_core.training.draws import Draws
 from stableanimator_core.training.misaligned import (
     FRAMINGS,
     KINDS,

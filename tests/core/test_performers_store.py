@@ -42,6 +42,16 @@ def test_a_data_set_holds_what_make_clip_makes(tmp_path):
     assert (meta["seed"], meta["size"], meta["frames"], meta["clips"]) == (20, [64, 64], 2, 3)
 
 
+def test_joints_are_lost_in_the_pictures_of_the_poses_alone(tmp_path):
+    given = dict(seed=20, size=64, frames=6, workers=1)
+    whole, poorer = (render_dataset(tmp_path / f"{lost}", 2, lost=lost, **given) for lost in (0.0, 1.0))
+    for name in ("frames", "face_boxes", "keypoints"):
+        assert np.array_equal(getattr(whole, name), getattr(poorer, name), equal_nan=True)
+    assert np.array_equal(whole.pose_images[:, 0], poorer.pose_images[:, 0]), "the reference's pose is whole"
+    drawn = [(clips.pose_images[:, 1:] > 0).any(-1).mean((1, 2, 3)) for clips in (whole, poorer)]
+    assert (drawn[1] < 0.95 * drawn[0]).all() and (drawn[1] > 0).all()
+
+
 def test_a_data_set_without_keypoints_is_read(tmp_path):
     render_dataset(tmp_path, 1, seed=20, size=64, frames=1, workers=1)
     (tmp_path / "keypoints.npy").unlink()

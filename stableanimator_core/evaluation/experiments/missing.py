@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-import torch
-
 from ...alignment import align
 from ...errors import PoseError
-from ...keypoints import Poses
 from ...pipeline import to_uint8
+from ...pose.lost import without_joints
 from ...pose.repair import repair_poses
-from ...training.draws import Draws
-from ...training.misaligned import lose_joints
 from ...video import contact_sheet
 from ...weights import load_aligner
 from .alignment import moved, network
@@ -25,7 +18,6 @@ from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Col
 SHARES = (0.0, 0.3, 0.5, 0.7)
 METHODS = ("svd", "learned")
 FILLED = "learned, gaps filled"
-NOSE, WRISTS = 0, (7, 4)  # hand 0 is the left one
 FEWER, FEWEST = 4, 3  # times fewer pairs than of the alignments, but so many
 
 MISSING = Column("missing", "% missing", 0)
@@ -96,17 +88,3 @@ def run(studio: Studio) -> Result:
         "missing", "Missing keypoints", SETUP.format(pairs=len(pairs), frames=studio.extent.frames), (table,),
         {"missing": stacked(*plots)}, {"missing": contact_sheet(sheet, 8)},
     )  # fmt: skip
-
-
-def without_joints(poses: Poses, share: float, *, seed: int) -> Poses:
-    """Person 0 without this share of the body joints that are seen, nor the face and hands that go with them."""
-    seen = torch.from_numpy(poses.visible()[:, 0])[None]  # [1, F, 18]
-    draws = Draws(torch.Generator().manual_seed(seed), "cpu")
-    left = lose_joints(seen, torch.tensor([share]), torch.zeros_like(seen), draws)[0].numpy()  # [F, 18]
-    hands = left[:, WRISTS, None]  # [F, 2, 1]
-    return replace(
-        poses,
-        body_score=np.where(left[:, None], poses.body_score, 0),
-        face_score=np.where(left[:, None, [NOSE]], poses.face_score, 0),
-        hands_score=np.where(hands[:, None], poses.hands_score, 0),
-    )
