@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import latent_preview
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.hjb import HJBConfig, Likeness
 from ..stableanimator_core.pipeline import Hooks, from_uint8
+from ..stableanimator_core.trail import Plan
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.weights import Models
 from ..stableanimator_core.weights.download import download
@@ -32,33 +34,31 @@ def show_text(node_id: str, text: str) -> None:
 
 
 def sampling_hooks(
-    node_id: str, preview: LatentFormat, device: torch.device, steps: int, hjb: HJBConfig | None
+    node_id: str, preview: LatentFormat, device: torch.device, plan: Plan, hjb: HJBConfig | None,
+    on_identity: OnIdentity | None = None,
 ) -> Hooks:  # fmt: skip
-    """Progress in steps and HJB iterations, cancel, a preview after every step or else the face's likeness as text.
+    """Progress in steps and HJB iterations of what will be run, cancel, a preview after every step.
 
-    hjb: None where there is no face to optimise.
+    hjb: None where there is no face to optimise. on_identity: also hears of the faces.
     """
-    iterations = hjb.iterations if hjb else 0
-    refined = range(hjb.first_step, min(hjb.last_step + 1, steps)) if iterations else range(0)
-    bar = ProgressBar(steps + iterations * len(refined), node_id=node_id)
+    iterations = [hjb.iterations if hjb and hjb.rate(step, plan.steps) else 0 for step in range(plan.steps)]
+    work = [0, *itertools.accumulate(1 + count for count in iterations[plan.first :])]  # up to each step that is run
+    bar = ProgressBar(work[-1], node_id=node_id)
     previewer = latent_preview.get_previewer(device, preview)
 
-    def done(steps_done: int) -> int:
-        return steps_done + iterations * sum(step < steps_done for step in refined)
-
-    def on_iteration(step: int, iteration: int, csim: Tensor) -> None:
+    def heard(likeness: Likeness) -> None:
         throw_exception_if_processing_interrupted()
-        bar.update_absolute(done(step) + iteration + 1)
-        if previewer is None:  # the page writes text over the preview
-            likeness = csim[csim.isfinite()].mean().item()
-            show_text(node_id, f"step {step + 1} of {steps}: face optimised to a similarity of {likeness:.2f}")
+        if likeness.iteration:
+            bar.update_absolute(work[likeness.step - plan.first] + likeness.iteration)
+        if on_identity is not None:
+            on_identity(likeness)
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
-        bar.update_absolute(done(step + 1), preview=picture)
+        bar.update_absolute(work[step + 1 - plan.first], preview=picture)
 
-    return Hooks(on_step=on_step, on_iteration=on_iteration, on_forward=throw_exception_if_processing_interrupted)
+    return Hooks(on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted)
 
 
 def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,13 +13,26 @@ from torch import Tensor, nn
 
 from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
+from .face.sharpness import comparable_side, sharpness
 from .vae import cell_size, decode_latents
 
 # Powers of two, so exact: the first keeps the gradient of a half-precision decoder off the underflow, the next ones
 # serve when it overflows.
 _GRADIENT_SCALES = (1024.0, 32.0, 1.0)
 
-OnIteration = Callable[[int, int, Tensor], None]
+# Adaptive: a frame stops when its CSIM has not risen by RISE in PATIENCE iterations.
+RISE = 0.01
+PATIENCE = 2
+
+Points = tuple[tuple[float, float], ...]  # (share of the sampling steps, factor of the learning rate)
+
+FALLING: Points = ((0.0, 1.0), (1.0, 0.0))  # the paper's η (1 − i/n)
+CURVES: Mapping[str, Points] = {
+    "falling": FALLING,
+    "even": ((0.0, 1.0),),
+    "rising": ((0.0, 0.0), (1.0, 1.0)),
+    "middle": ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0)),
+}
 
 
 class Embedder(Protocol):
@@ -30,16 +43,31 @@ class Embedder(Protocol):
     def __call__(self, faces: Tensor) -> Tensor: ...
 
 
+class StepSettings(NamedTuple):
+    """What HJB does in one sampling step: steps with equal settings do the same to the same latents."""
+
+    iterations: int  # at most, where `sharpest` is given
+    lr: float
+    margin: int | None  # None: whole frames are decoded
+    scope: str
+    chunk: int
+    sharpest: float | None  # None: no frame stops before the others
+
+
 @dataclass(frozen=True)
 class HJBConfig:
     """How the face is optimised. Raises InputError when a value makes no sense.
 
     iterations: Adam steps in each refined sampling step, 0 switches HJB off. first_step, last_step: sampling steps to
-    refine, from 0, both inclusive. lr: η; sampling step i of n works at η (1 − i/n).
+    refine, from 0, both inclusive. lr: η; sampling step i of n works at η times `strength` at i/n.
     decode: "face" decodes the latents of a chunk's faces and `margin` cells around them, "full" whole frames.
     scope: "face" moves the latents of the face box only, "all" every latent that was decoded (Adam moves each of them
     by about the learning rate, however small its gradient is).
     chunk: frames decoded at once; lower it when memory runs out.
+    stop: "count" takes all iterations; "adaptive" at most these: in each step a frame goes back to its best latents and
+    rests as soon as its CSIM has not risen by RISE in PATIENCE iterations, or its face is more than `sharpest` times as
+    sharp as the reference's.
+    strength: points between which the learning rate's factor runs straight, level before the first and after the last.
     """
 
     iterations: int = 10
@@ -50,6 +78,9 @@ class HJBConfig:
     scope: Literal["face", "all"] = "face"
     margin: int = 2
     chunk: int = 8
+    stop: Literal["count", "adaptive"] = "count"
+    sharpest: float = 1.1
+    strength: Points = FALLING
 
     def __post_init__(self):
         if self.iterations < 0:
@@ -68,6 +99,55 @@ class HJBConfig:
             raise InputError(f"HJB margin {self.margin}: give 0 or more latent cells")
         if self.chunk < 1:
             raise InputError(f"HJB chunk {self.chunk}: at least 1 frame is decoded at once")
+        if self.stop not in ("count", "adaptive"):
+            raise InputError(f'HJB stop "{self.stop}": give "count" or "adaptive"')
+        if not (self.sharpest > 0 and math.isfinite(self.sharpest)):
+            raise InputError(f"HJB sharpest {self.sharpest}: give a number above 0; 1 is as sharp as the reference")
+        points = tuple(tuple(map(float, point)) for point in self.strength)
+        shares = [point[0] for point in points]
+        if not points or shares != sorted(set(shares)) or not all(0 <= v < math.inf for p in points for v in p):
+            raise InputError(f"HJB strength {points}: give (share, factor), shares rising, nothing below 0")
+        object.__setattr__(self, "strength", points)  # of a model's file they come as lists
+
+    def rate(self, i: int, steps: int) -> float:
+        """Learning rate of sampling step i of all, 0 where HJB leaves it alone."""
+        if not (self.iterations and self.first_step <= i <= self.last_step):
+            return 0.0
+        return self.lr * _straight(self.strength, i / steps)
+
+    def at(self, i: int, steps: int) -> StepSettings | None:
+        """What is done in sampling step i of all, None for nothing."""
+        lr = self.rate(i, steps)
+        if not lr:
+            return None
+        margin = self.margin if self.decode == "face" else None
+        sharpest = self.sharpest if self.stop == "adaptive" else None
+        return StepSettings(self.iterations, lr, margin, self.scope, self.chunk, sharpest)
+
+
+def _straight(points: Points, share: float) -> float:
+    """The height at `share` of straight lines between points."""
+    if share <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in zip(points[:-1], points[1:]):
+        if share <= right:
+            return low + (high - low) * ((share - left) / (right - left))
+    return points[-1][1]
+
+
+class Likeness(NamedTuple):
+    """How alike the faces are at one moment of the sampling."""
+
+    step: int  # sampling step, from 0
+    iteration: int  # Adam steps taken in it so far
+    csim: Tensor  # [F], by the embedder that HJB optimises; NaN where a frame has no face
+    faces: Tensor  # [n, 3, S, S] in -1..1, as the embedder saw them
+    frames: list[int]  # whose they are
+    refined: bool  # whether HJB works in this step
+    last: bool  # whether nothing more comes of this step
+
+
+OnIdentity = Callable[[Likeness], None]
 
 
 Cells = tuple[slice, slice]  # rows, columns of latent cells
@@ -136,11 +216,15 @@ def make_face_refiner(
     config: HJBConfig,
     steps: int,
     *,
-    on_iteration: OnIteration | None = None,
+    reference: Tensor | None = None,
+    on_identity: OnIdentity | None = None,
+    measure: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
-    target: [D]. boxes: of the output frames, in their pixels. steps: sampling steps in all.
+    target: [D]. boxes: of the output frames, in their pixels. steps: sampling steps in all. reference: the face of the
+    reference as the embedder saw it, [3, S, S] in -1..1, that adaptive HJB compares the sharpness with; None sets no
+    limit to it.
     refine takes x0 [F, 4, h, w] and returns it float32, or x0 itself where step i is not refined or no frame has a
     face. Frames without a face stay as they are and are not decoded. Networks compute in their own dtypes, x0 and Adam
     in float32; a new Adam is made in each sampling step. Pixels are clamped to -1..1 before they are embedded.
@@ -149,8 +233,9 @@ def make_face_refiner(
     Gradients reach x0 alone; freeze the networks (`requires_grad_(False)`), or their activations cost memory.
     Works under torch.inference_mode() if the networks were loaded outside of it.
 
-    on_iteration(step, iteration, csim [F]) is called before each Adam step, NaN where a frame has no face; what it
-    raises stops the run.
+    on_identity(likeness) is called before each Adam step, where the similarity is known anyway; what it raises stops
+    the run. measure: also after the last one, and once in every step that HJB leaves alone: each is another decode of
+    the faces, without gradient.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0.
     StableAnimator++ (arXiv 2507.15064), Algorithm 1.
@@ -162,63 +247,154 @@ def make_face_refiner(
     for network in (vae, embed):
         if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
             raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
+    side = comparable_side(boxes, embed.input_size)
+
+    def tell(step: int, iteration: int, look: Look, *, refined: bool, last: bool) -> None:
+        if on_identity is not None:
+            frames = boxes.found.nonzero().flatten().tolist()
+            on_identity(Likeness(step, iteration, look.csim, look.faces[frames], frames, refined, last))
 
     def refine(x0: Tensor, i: int) -> Tensor:
         if len(boxes.found) != len(x0):
             raise ValueError(f"face boxes of {len(boxes.found)} frames for latents of {len(x0)}")
-        if not (config.iterations and config.first_step <= i <= config.last_step and boxes.found.any()):
+        settings = config.at(i, steps)
+        if not boxes.found.any() or (settings is None and not measure):
             return x0
         size, cell = x0.shape[-2:], cell_size(vae)
         margin = config.margin if config.decode == "face" else None
         windows = place_windows(boxes, size, cell, chunk=config.chunk, margin=margin)
+        if settings is None:
+            tell(i, 0, look_at_faces(x0, windows, vae, embed, target.to(x0.device)), refined=False, last=True)
+            return x0
         with torch.inference_mode(False), torch.enable_grad():
             x0 = x0.detach().to(torch.float32, copy=True)  # a copy made here is no inference tensor
             movable = torch.ones_like(x0)
-            if config.scope == "face":
+            if settings.scope == "face":
                 movable = face_mask(find_face_cells(boxes, size, cell), x0)
             goal = target.detach().to(x0.device, torch.float32, copy=True)
-            adam = torch.optim.Adam([x0], lr=config.lr * (1 - i / steps))
-            for iteration in range(config.iterations):
+            adam = torch.optim.Adam([x0], lr=settings.lr)
+            rest = None if settings.sharpest is None else _Rest(x0, boxes.found)
+            look, taken = None, 0
+            while taken < settings.iterations:
+                moving = None if rest is None else rest.moving
                 for scale in _GRADIENT_SCALES:
-                    similarity, gradient = face_gradient(x0, windows, vae, embed, goal, scale=scale)
+                    seen, gradient = face_gradient(x0, windows, vae, embed, goal, moving=moving, scale=scale)
                     if gradient.isfinite().all():
                         break
-                if on_iteration is not None:
-                    on_iteration(i, iteration, similarity)
+                look = seen if look is None else look.updated(seen)
+                tell(i, taken, look, refined=True, last=False)
                 if not gradient.isfinite().all():
                     raise FaceError(
-                        f"HJB at sampling step {i}, iteration {iteration}: the gradient is not finite; "
+                        f"HJB at sampling step {i}, iteration {taken}: the gradient is not finite; "
                         "load the model in bfloat16 or float32"
                     )
+                if rest is not None:
+                    sharp = None if reference is None else sharpness(look.faces, reference, side)
+                    rest.judge(x0, look.csim, sharp, settings.sharpest)
+                    if not rest.moving.any():
+                        break
                 x0.grad = gradient * movable
                 adam.step()
+                taken += 1
+                if rest is not None:
+                    rest.put_back(x0)
+            if measure:
+                look = look_at_faces(x0, windows, vae, embed, goal)
+                tell(i, taken, look, refined=True, last=True)
         return x0.detach()
 
     return refine
 
 
+class Look(NamedTuple):
+    """The faces that windows show."""
+
+    csim: Tensor  # [F], NaN where a frame has no face in them
+    faces: Tensor  # [F, 3, S, S] in -1..1, NaN likewise
+
+    @classmethod
+    def none(cls, x0: Tensor, side: int) -> Look:
+        """Nothing seen yet."""
+        return cls(x0.new_full((len(x0),), math.nan), x0.new_full((len(x0), 3, side, side), math.nan))
+
+    def updated(self, other: Look) -> Look:
+        """The other look, and this one where the other sees nothing."""
+        unseen = other.csim.isnan()
+        return Look(
+            torch.where(unseen, self.csim, other.csim),
+            torch.where(unseen[:, None, None, None], self.faces, other.faces),
+        )
+
+
+class _Rest:
+    """Which frames still move in a sampling step, and the best latents of each so far."""
+
+    def __init__(self, x0: Tensor, found: Tensor):
+        self.moving = found.to(x0.device, copy=True)  # [F]
+        self._best = x0.detach().clone()  # [F, 4, h, w]
+        self._csim = x0.new_full((len(x0),), -math.inf)  # [F], of the best
+        self._waited = torch.zeros_like(self.moving, dtype=torch.long)  # [F] iterations without a rise
+
+    def judge(self, x0: Tensor, csim: Tensor, sharp: Tensor | None, sharpest: float) -> None:
+        """Send frames to rest; csim, sharp: [F] of x0."""
+        fine = torch.ones_like(self.moving) if sharp is None else ~(sharp > sharpest)
+        risen = self.moving & fine & (csim > self._csim + RISE)
+        risen |= self._csim.isinf() & self.moving  # what HJB starts from is the best of none
+        self._best[risen] = x0.detach()[risen]
+        self._csim = torch.where(risen, csim, self._csim)
+        self._waited = torch.where(risen, 0, self._waited + 1)
+        self.moving &= fine & (self._waited < PATIENCE)
+
+    @torch.no_grad()
+    def put_back(self, x0: Tensor) -> None:
+        """Frames at rest get their best latents: Adam's momentum moves what has no gradient, too."""
+        x0[~self.moving] = self._best[~self.moving]
+
+
+@torch.no_grad()
+def look_at_faces(
+    x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
+) -> Look:
+    """The faces of x0 [F, 4, h, w], decoded as HJB does it."""
+    look = Look.none(x0, embed.input_size)
+    for window in windows:
+        latents = x0[(window.frames, slice(None), *window.cells)]
+        look.csim[window.frames], look.faces[window.frames] = _see(latents, window, vae, embed, target)
+    return look
+
+
 def face_gradient(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
-    *, scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """CSIM of every frame, [F], NaN without a face, and the gradient of the mean of 1 − csim by x0, [F, 4, h, w].
+    *, moving: Tensor | None = None, scale: float = 1.0,
+) -> tuple[Look, Tensor]:  # fmt: skip
+    """The faces that the windows show, and the gradient of the mean of their 1 − csim by x0, [F, 4, h, w].
 
+    moving: bool [F]; windows without any of these frames are not decoded, which leaves their gradient 0. None: all.
     scale: of the loss while it is differentiated, for networks in half precision.
     """
-    similarity = x0.new_full((len(x0),), float("nan"))
+    look = Look.none(x0, embed.input_size)
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
     for window in windows:
+        if moving is not None and not moving[window.frames].any():
+            continue
         area = (window.frames, slice(None), *window.cells)
         latents = x0.detach()[area].requires_grad_()  # [n, 4, window]
-        pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)  # [n, 3, window in px]
-        crops = crop_faces(pixels, window.faces, embed.input_size)  # [n, 3, S, S]
-        score = csim(embed(crops.to(_dtype_of(embed))), target)  # [n]
+        score, crops = _see(latents, window, vae, embed, target)
         loss = (1 - score).sum() / faces
         (part,) = torch.autograd.grad(loss * scale, latents)
-        similarity[window.frames] = score.detach()
+        look.csim[window.frames], look.faces[window.frames] = score.detach(), crops.detach()
         gradient[area] = part / scale
-    return similarity, gradient
+    return look, gradient
+
+
+def _see(
+    latents: Tensor, window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """CSIM [n] and crops [n, 3, S, S] of a window's faces. latents: [n, 4, window]."""
+    pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)  # [n, 3, window in px]
+    crops = crop_faces(pixels, window.faces, embed.input_size)
+    return csim(embed(crops.to(_dtype_of(embed))), target), crops
 
 
 def face_mask(faces: dict[int, Cells], like: Tensor) -> Tensor:

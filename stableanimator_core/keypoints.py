@@ -114,6 +114,10 @@ class Poses:
         """Frames start..stop - 1, with Python's slice rules."""
         return self._indexed((slice(start, stop),))
 
+    def picked(self, frames: Sequence[int]) -> Poses:
+        """These frames alone, in this order."""
+        return self._indexed((list(frames),))
+
     def transformed(
         self, fn: Callable[[np.ndarray], np.ndarray], *, width: int | None = None, height: int | None = None
     ) -> Poses:
@@ -140,7 +144,7 @@ class Poses:
         shift = (np.array([width, height]) - scale * np.array([self.width, self.height])) / 2
         return self.transformed(lambda points: points * scale + shift, width=width, height=height)
 
-    def _indexed(self, index: tuple[slice, ...]) -> Poses:
+    def _indexed(self, index: tuple[slice | list[int], ...]) -> Poses:
         names = ("body", "body_score", "face", "face_score", "hands", "hands_score")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 

@@ -25,11 +25,13 @@ from .face import (
     locate_in_pose,
     score_identity,
 )
-from .hjb import HJBConfig, make_face_refiner
+from .hjb import HJBConfig, OnIdentity, make_face_refiner
 from .keypoints import Poses
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
+from .trail import Course, Plan, Trail, key_of
 from .vae import cell_size, decode_latents
+from .video.pixels import from_uint8, to_uint8
 from .weights import ModelConfig, Models, Places, config_of, load_aligner, load_models
 from .windows import context_windows
 
@@ -75,7 +77,7 @@ class Hooks:
     """Called while sampling; what they raise stops it."""
 
     on_step: Callback | None = None  # (step, x0, x, steps), after the face optimisation of the step
-    on_iteration: Callable[[int, int, Tensor], None] | None = None  # HJB: (step, iteration, csim [F])
+    on_identity: OnIdentity | None = None  # how alike the faces are, in every iteration of the face optimisation
     on_forward: Callable[[], None] | None = None  # before every UNet call
     on_decode: Callable[[int, int], None] | None = None  # (frames decoded, frames)
 
@@ -173,16 +175,20 @@ class Sampled:
     pose_images: np.ndarray  # [F, H, W, 3] uint8 RGB
     faces: FaceBoxes  # px of the output
     notes: tuple[str, ...]  # what the user should know
+    resumed_at: int = 0  # first step that was run; those before were kept
 
 
 def sample(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
-    hjb: HJBConfig, *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None,
+    hjb: HJBConfig, *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None, measure: bool = False,
+    trail: Trail | None = None,
 ) -> Sampled:  # fmt: skip
     """Aligned poses to latents.
 
     reference: [H, W, 3] uint8 RGB. poses: on a canvas with the reference's aspect; picture and poses are cropped alike
     to the output's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
+    measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
+    trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
     """
     if poses.frames < 1:
         raise InputError("driving poses: no frames; give at least one")
@@ -190,13 +196,12 @@ def sample(
     config, device = models.config, models.device
     part = cover(poses, *size)
     notes = [*_size_notes(config, settings), *_aspect_notes(poses, reference)]
-    poses = cover_poses(poses, part, *size)
-    faces = face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
-    if pose_images is None:
-        pose_images = draw_poses(poses, *size, canvas_short_side=config.pose_canvas)
+    placed = cover_poses(poses, part, *size)
+    faces = face_boxes(placed, scale=config.face_scale, crop=config.face_crop)
+    drawn = draw_poses(placed, *size, canvas_short_side=config.pose_canvas) if pose_images is None else pose_images
     generator = torch.Generator().manual_seed(settings.seed)
     picture = cover_picture(reference, part)
-    cond = build_conditioning(models, picture, pose_images, face=face, size=size, generator=generator)
+    cond = build_conditioning(models, picture, drawn, face=face, size=size, generator=generator)
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
     windows = context_windows(poses.frames, settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, poses.frames, device=device)
@@ -205,13 +210,34 @@ def sample(
     shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)
     refine = None
-    if face is not None and hjb.iterations > 0:
+    if face is not None and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(
-            models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
-            on_iteration=hooks.on_iteration,
+            models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps, reference=face.crop,
+            on_identity=hooks.on_identity, measure=measure,
         )  # fmt: skip
-    latents = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
-    return Sampled(latents, poses, pose_images, faces, (*notes, *_face_notes(poses, face, faces)))
+    if trail is None:
+        latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
+    else:
+        course = _course(models, reference, poses, face, settings, hjb, pose_images)
+        latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
+    return Sampled(latents, placed, drawn, faces, (*notes, *_face_notes(placed, face, faces)), first)
+
+
+def plan_sampling(
+    trail: Trail, models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None,
+    settings: SamplingConfig, hjb: HJBConfig, *, pose_images: np.ndarray | None = None,
+) -> Plan:  # fmt: skip
+    """What `sample` would do with the same arguments; nothing is changed."""
+    return trail.plan(_course(models, reference, poses, face, settings, hjb, pose_images))
+
+
+def _course(
+    models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
+    hjb: HJBConfig, pose_images: np.ndarray | None,
+) -> Course:  # fmt: skip
+    steps = range(settings.steps)
+    refined = tuple(None if face is None else hjb.at(i, settings.steps) for i in steps)
+    return Course(key_of(models, reference, poses, face, settings, pose_images), refined)
 
 
 def _size_notes(config: ModelConfig, settings: SamplingConfig) -> list[str]:
@@ -310,13 +336,3 @@ def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """float16 for a model of 512 px or more on an NVIDIA GPU, float32 for small models and everywhere else."""
     big = max(config.width, config.height) >= BIG
     return torch.float16 if big and device.type == "cuda" else torch.float32
-
-
-def from_uint8(picture: np.ndarray) -> Tensor:
-    """[H, W, 3] uint8 -> [3, H, W] float in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def to_uint8(video: Tensor) -> np.ndarray:
-    """[F, 3, H, W] in -1..1 -> [F, H, W, 3] uint8."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -41,15 +41,17 @@ def init_noise(
 
 @torch.no_grad()
 def sample_euler(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, refine: Refine | None = None, callback: Callback | None = None
-) -> Tensor:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, first: int = 0, refine: Refine | None = None,
+    callback: Callback | None = None,
+) -> Tensor:  # fmt: skip
     """Euler steps of Karras et al. 2022 (arXiv 2206.00364).
 
-    x: [F, 4, h, w] at noise level sigmas[0]; sigmas: [S + 1], descending to 0. Returns latents like x.
+    x: [F, 4, h, w] at noise level sigmas[first]; sigmas: [S + 1], descending to 0. Returns latents like x.
+    first: the step to go on from, all by default.
     denoise(x, sigma) -> x0. refine(x0, i) -> x0 may improve the prediction of step i.
     callback(i, x0, x, S) is called before the step is taken; what it raises stops the sampling.
     """
-    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas[first:-1], sigmas[first + 1 :]), first):
         x0 = denoise(x, sigma)
         if refine is not None:
             x0 = refine(x0, i)

@@ -191,15 +191,17 @@ def progress_hooks(report: Report, label: str = "") -> "Hooks":
     def on_step(step, x0, x, steps):
         report.progress(step + 1, steps, f"{label}denoising steps{shown['identity']}")
 
-    def on_iteration(step, iteration, csim):
-        value = csim[csim.isfinite()].mean().item()
-        shown["identity"] = f", face optimised to {value:.2f} in step {step}"
-        report.live(f"{label}step {step}: face optimisation, round {iteration + 1}, similarity {value:.2f}")
+    def on_identity(likeness):
+        value = likeness.csim.nanmean().item()
+        shown["identity"] = f", face optimised to {value:.2f} in step {likeness.step}"
+        report.live(
+            f"{label}step {likeness.step}: face optimisation, round {likeness.iteration + 1}, similarity {value:.2f}"
+        )
 
     def on_decode(done, total):
         report.progress(done, total, f"{label}frames decoded")
 
-    return Hooks(on_step=on_step, on_iteration=on_iteration, on_decode=on_decode)
+    return Hooks(on_step=on_step, on_identity=on_identity, on_decode=on_decode)
 
 
 def identity_of(result: "Animation") -> dict:

@@ -18,6 +18,7 @@ from ..hjb import HJBConfig, make_face_refiner
 from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, sample
 from ..sampling import init_noise, karras_sigmas
+from ..trail import synchronize
 from ..vae import decode_latents, encode_image
 from ..weights import Models
 from ..windows import context_windows
@@ -137,11 +138,3 @@ def peak_gib(work: Callable[[], Made], device: torch.device, *, extra: bool = Fa
     made = work()
     synchronize(device)
     return made, (torch.cuda.max_memory_allocated(device) - before) / GIB
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; CPUs always have."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

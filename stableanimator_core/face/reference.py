@@ -16,6 +16,7 @@ from ..errors import FaceError
 from ..keypoints import Poses
 from ..skeleton import HEAD
 from .boxes import FaceBoxes, face_boxes, lies_inside
+from .crops import crop_faces
 from .detect import DetectedFace
 from .embed import embed_faces
 from .template import MIN_SCORE, fit_templates, five_points, template_side
@@ -33,6 +34,7 @@ class ReferenceFace(NamedTuple):
     embedding: Tensor  # [D], as the embedder gives it (not normalised)
     box: Tensor  # [4] px in the reference picture
     template: Tensor | None = None  # [2, 3] as in FaceBoxes, of an aligned face
+    crop: Tensor | None = None  # [3, S, S] in -1..1 on the CPU, as the embedder saw it
 
     @property
     def place(self) -> FaceBoxes:
@@ -55,7 +57,8 @@ def encode_reference_face(
 def embed_reference(embedder: nn.Module, image: Tensor, place: FaceBoxes) -> ReferenceFace:
     """Embed the face at a place, one frame long. image: [3, H, W] in -1..1 RGB."""
     template = None if place.templates is None else place.templates[0]
-    return ReferenceFace(embed_faces(embedder, image[None], place)[0], place.boxes[0], template)
+    crop = crop_faces(image[None].float(), place, embedder.input_size, antialias=True)[0].cpu()
+    return ReferenceFace(embed_faces(embedder, image[None], place)[0], place.boxes[0], template, crop)
 
 
 def locate_in_pose(

@@ -46,7 +46,7 @@ from stableanimator_core.evaluation.experiments.studio import (
 from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, PAPER_CSIM, SETTING, mean_row
 from stableanimator_core.evaluation.material import FIRST_SEED
 from stableanimator_core.face import FaceBoxes, score_identity
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb import HJBConfig, Look
 from stableanimator_core.models.id_adapter import Adding
 from stableanimator_core.performers import HELD_OUT, make_clip
 from stableanimator_core.pipeline import StableAnimator, find_face
@@ -335,7 +335,7 @@ def test_gradients_count_the_faces_latents_only(studio, takes, monkeypatch):
             for frame, (rows, columns) in hjb_cost.find_face_cells(take.boxes, (8, 8), 8).items():
                 inside[frame, :, rows, columns] = 1
             grad = torch.where(inside == 1, grad, -7.0)
-        return x0.new_zeros(len(x0)), grad
+        return Look(x0.new_zeros(len(x0)), x0.new_zeros(len(x0), 3, 8, 8)), grad
 
     monkeypatch.setattr(hjb_cost, "face_gradient", gradients)
     assert hjb_cost.compare_gradients(models, x0, take, target, 8)[0]["cosine"] == pytest.approx(1)

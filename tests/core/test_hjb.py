@@ -74,8 +74,11 @@ BOXES = boxes_of((13, 12, 29, 27), (14, 12, 30, 27), (15, 13, 31, 28), (16, 14, 
 FACE_ROWS, FACE_COLUMNS = slice(3, 8), slice(3, 9)  # cells that any of the boxes touches
 
 
-def refine(vae, embed, target, boxes, x0, i=0, steps=STEPS, on_iteration=None, **config):
-    return make_face_refiner(vae, embed, target, boxes, HJBConfig(**config), steps, on_iteration=on_iteration)(x0, i)
+def refine(vae, embed, target, boxes, x0, i=0, steps=STEPS, on_identity=None, measure=False, reference=None, **config):
+    return make_face_refiner(
+        vae, embed, target, boxes, HJBConfig(**config), steps, reference=reference, on_identity=on_identity,
+        measure=measure,
+    )(x0, i)  # fmt: skip
 
 
 def gradient_of(vae, embed, target, x0, chunk=FRAMES, margin=None):
@@ -96,7 +99,7 @@ def test_raises_csim_under_inference_mode(vae, embed, x0, target, decode, scope)
             iterations=8,
             decode=decode,
             scope=scope,
-            on_iteration=lambda i, k, csim: seen.append(csim.mean().item()),
+            on_identity=lambda like: seen.append(like.csim.mean().item()),
         )
         assert (refined - x0).abs().max() > 0
     assert len(seen) == 8
@@ -130,7 +133,7 @@ def test_frames_without_a_face_are_untouched(vae, embed, x0, target):
     seen = []
     for scope in ("face", "all"):
         refined = refine(
-            vae, embed, target, boxes, x0, iterations=1, scope=scope, on_iteration=lambda i, k, csim: seen.append(csim)
+            vae, embed, target, boxes, x0, iterations=1, scope=scope, on_identity=lambda like: seen.append(like.csim)
         )
         assert refined[[1, 3]].equal(x0[[1, 3]])
         assert refined[0].ne(x0[0]).any()
@@ -168,7 +171,7 @@ def test_half_precision_networks(x0, vae, embed, target):
         embed.bfloat16()
         with torch.inference_mode():
             refined = refine(
-                vae, embed, target, BOXES, x0, iterations=6, on_iteration=lambda i, k, csim: seen.append(csim.mean())
+                vae, embed, target, BOXES, x0, iterations=6, on_identity=lambda like: seen.append(like.csim.mean())
             )
     finally:
         vae.float()
@@ -258,7 +261,7 @@ def test_aligned_faces_raise_csim_under_inference_mode(vae, embed, x0, target, d
         faces = FaceBoxes(*(tensor.clone() for tensor in turned_faces()))
         refine(
             vae, embed, target.clone(), faces, x0.clone(), iterations=8, decode=decode, scope=scope,
-            on_iteration=lambda i, k, csim: seen.append(csim.mean().item()),
+            on_identity=lambda like: seen.append(like.csim.mean().item()),
         )  # fmt: skip
     assert seen[-1] > seen[0] + 0.1
 
@@ -270,11 +273,11 @@ def test_windows_of_whole_frames():
 
 
 def test_callback_can_cancel(vae, embed, x0, target):
-    def cancel(i, k, csim):
+    def cancel(like):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        refine(vae, embed, target, BOXES, x0, on_iteration=cancel)
+        refine(vae, embed, target, BOXES, x0, on_identity=cancel)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_the_global_generator_is_neither_used_nor_moved(animate):
 
 def test_no_iteration_is_hjb_off(animate, animator):
     seen = []
-    off = animate(hjb=OFF, hooks=Hooks(on_iteration=lambda *args: seen.append(args)))
+    off = animate(hjb=OFF, hooks=Hooks(on_identity=seen.append))
     assert not seen
     never = animate(hjb=HJBConfig(iterations=0, first_step=0, last_step=1, lr=9.0, decode="full", scope="all"))
     np.testing.assert_array_equal(off.frames, never.frames)
@@ -112,13 +112,13 @@ def test_no_iteration_is_hjb_off(animate, animator):
 
 def test_the_models_own_hjb_is_the_default(animate, animator):
     seen = []
-    animate(hooks=Hooks(on_iteration=lambda i, k, csim: seen.append((i, k))))
+    animate(hooks=Hooks(on_identity=lambda like: seen.append(like[:2])))
     assert seen == [(1, 0)], "one iteration in the second of two steps"
 
 
 def test_identity_off(animate):
     seen = []
-    made = animate(identity=False, hooks=Hooks(on_iteration=lambda *args: seen.append(args)))
+    made = animate(identity=False, hooks=Hooks(on_identity=seen.append))
     assert "identity path off: no face was given to the model and none was optimised" in made.notes
     assert made.judge == "no face"
     assert np.isnan(made.csim).all()
@@ -261,7 +261,7 @@ def test_hooks_are_called(animate):
         hjb=HJBConfig(iterations=2, first_step=0, last_step=1),
         hooks=Hooks(
             on_step=lambda i, x0, x, n: steps.append((i, tuple(x0.shape), tuple(x.shape), n)),
-            on_iteration=lambda i, k, csim: iterations.append((i, k, len(csim))),
+            on_identity=lambda like: iterations.append((like.step, like.iteration, len(like.csim))),
             on_forward=lambda: forwards.append(1),
             on_decode=lambda done, frames: decoded.append((done, frames)),
         ),
@@ -272,7 +272,7 @@ def test_hooks_are_called(animate):
     assert decoded[-1] == (2, 2)
 
 
-@pytest.mark.parametrize("hook", ["on_step", "on_iteration", "on_forward", "on_decode"])
+@pytest.mark.parametrize("hook", ["on_step", "on_identity", "on_forward", "on_decode"])
 def test_an_exception_in_a_hook_stops_the_run(animate, hook):
     calls = []
 
@@ -384,7 +384,7 @@ def test_aligned_faces_from_end_to_end(aligned_animator, large_reference, drivin
     picture, pose = large_reference
     pose.body[0, 0, [14, 15]] += [(0, -6), (0, 6)]  # the head leans
     seen = []
-    hooks = Hooks(on_iteration=lambda i, k, csim: seen.append(csim))
+    hooks = Hooks(on_identity=lambda like: seen.append(like.csim))
     made = aligned_animator.animate(
         picture, driving.slice(0, 2), pose, face_detector=OneFace(face_at(*pose.body[0, 0, 0], 60)), hooks=hooks
     )

@@ -106,7 +106,7 @@ def test_half_precision_of_a_short_run(half, single, clip):
 def test_face_optimisation_in_half_precision(half, clip):
     """No NaN, and the face comes nearer to the reference's from round to round."""
     seen = {}
-    hooks = Hooks(on_iteration=lambda step, iteration, csim: seen.setdefault(step, []).append(csim.nanmean().item()))
+    hooks = Hooks(on_identity=lambda like: seen.setdefault(like.step, []).append(like.csim.nanmean().item()))
     latents, video = run(half, clip, HJBConfig(iterations=3, first_step=1, last_step=3), hooks)
     assert latents.isfinite().all() and video.isfinite().all()
     assert sorted(seen) == [1, 2, 3]

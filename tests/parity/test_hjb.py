@@ -53,7 +53,7 @@ def hjb_config(recorded, iterations: int) -> HJBConfig:
     )
 
 
-def refiner(recorded, iterations: int, on_iteration=None):
+def refiner(recorded, iterations: int, on_identity=None):
     return make_face_refiner(
         recorded.vae,
         recorded.embed,
@@ -61,7 +61,7 @@ def refiner(recorded, iterations: int, on_iteration=None):
         recorded.boxes,
         hjb_config(recorded, iterations),
         recorded.config["num_inference_steps"],
-        on_iteration=on_iteration,
+        on_identity=on_identity,
     )
 
 
@@ -84,7 +84,7 @@ def test_decoded_faces(recorded):
 
 def test_losses(recorded):
     losses = []
-    refine = refiner(recorded, len(iterations(recorded)), lambda i, k, csim: losses.append((1 - csim).mean()))
+    refine = refiner(recorded, len(iterations(recorded)), lambda seen: losses.append((1 - seen.csim).mean()))
     refine(recorded.x0, recorded.config["step_index"])
     torch.testing.assert_close(torch.stack(losses), recorded.outputs["losses"], atol=1e-4, rtol=0)
 

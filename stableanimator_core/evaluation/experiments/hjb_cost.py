@@ -146,8 +146,8 @@ def compare_gradients(models, x0: Tensor, take: Take, target: Tensor, chunk: int
     def gradient(margin: int | None) -> tuple[Tensor, Tensor]:
         windows = place_windows(take.boxes, size, cell, chunk=chunk, margin=margin)
         with torch.enable_grad():
-            similarity, grad = face_gradient(x0, windows, models.vae, models.face_embedder, target)
-        return similarity[frames], (grad * movable)[frames].flatten(1)
+            look, grad = face_gradient(x0, windows, models.vae, models.face_embedder, target)
+        return look.csim[frames], (grad * movable)[frames].flatten(1)
 
     whole_similarity, whole = gradient(None)
     values = {}
