@@ -24,6 +24,7 @@ def register(commands) -> None:
     parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="go on from this model's parts")
     parser.add_argument("--stages", default=None, metavar="A,B", help="faces, autoencoder, animator; default: all")
     parser.add_argument("--clips", type=whole(1), help="clips to render, each a new person")
+    parser.add_argument("--size", type=whole(64), metavar="PX", help="side of the pictures, a multiple of 32")
     parser.add_argument("--identities", type=whole(1), help="people for the face embedder; the judge gets as many")
     parser.add_argument("--autoencoder-minutes", type=positive, metavar="M", help="cut this stage short")
     parser.add_argument("--animator-minutes", type=positive, metavar="M", help="cut this stage short")
@@ -126,7 +127,7 @@ def _recipe(args: argparse.Namespace):
     from ..training.mini import MiniRecipe, quick_recipe
 
     recipe = quick_recipe() if args.quick else MiniRecipe()
-    given = given_of(args, "clips", "identities", "adapter", "workers", "seed")
+    given = given_of(args, "clips", "size", "identities", "adapter", "workers", "seed")
     for stage in ("autoencoder", "animator"):
         minutes = getattr(args, f"{stage}_minutes")
         if minutes is not None:

@@ -60,7 +60,9 @@ class MiniRecipe:
 
 
 def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) -> ModelConfig:
-    """What the built-in model is."""
+    """What the built-in model is. Raises InputError for a size that is no multiple of its blocks' 32 px."""
+    if size % 32:
+        raise InputError(f"size {size}: the model needs a multiple of 32; take {round(size / 32) * 32}")
     embedder = {"layers": [1, 2, 2, 1], "embedding_dim": ID_DIM, "input_size": FACE_SIZE, "head": "depthwise"}
     return ModelConfig(
         name="mini",
@@ -135,13 +137,14 @@ def train_mini(
     data: where the rendered clips go or already are, `out`/data by default. start_from: a model folder to go on from;
     parts that it lacks start fresh. stages: which of STAGES to train. resume: go on where a run that was killed had
     come to, from the checkpoints in `out`/checkpoints.
-    Raises InputError when `out` is a file, a stage is unknown, an earlier run would be overwritten or the motion
-    capture cannot be read.
+    Raises InputError when `out` is a file, a stage is unknown, the size does not suit, an earlier run would be
+    overwritten or the motion capture cannot be read.
     """
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the model")
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
+    config = replace(mini_config(recipe.size), id_adapter=recipe.adapter)
     left = out / "checkpoints"
     check_fresh([left / CHECKPOINTS[stage] for stage in stages], resume=resume)
     if mocap is not None:
@@ -153,7 +156,7 @@ def train_mini(
     torch.manual_seed(recipe.seed)
     renderer = _start_rendering(data / "clips", recipe, mocap) if main and not _complete(data / "clips") else None
     try:
-        models = _start(recipe, start_from).to(device)
+        models = _start(config, start_from).to(device)
         torch.manual_seed(recipe.seed + 1 + state.process_index)
         if "faces" in stages:
             if main:
@@ -193,9 +196,9 @@ def _faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.device,
     write_state(checkpoint, {name: part.state_dict() for name, part in parts.items()})
 
 
-def _start(recipe: MiniRecipe, start_from: Path | None) -> Models:
+def _start(config: ModelConfig, start_from: Path | None) -> Models:
     """Fresh networks, filled with the parts that a folder has."""
-    models = build_models(replace(mini_config(recipe.size), id_adapter=recipe.adapter))
+    models = build_models(config)
     # As published, the Face Encoder's last projection starts at zero for fine-tuning; from scratch it must not.
     nn.init.xavier_uniform_(models.face_encoder.fusion_model.proj_out.weight)
     if start_from is not None:

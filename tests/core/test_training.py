@@ -532,6 +532,8 @@ def test_recipe_errors(tmp_path):
         mini.train_mini(tmp_path / "out", mini.quick_recipe(), stages=("faces", "dance"))
     with pytest.raises(InputError, match="no.npz: not found"):
         mini.train_mini(tmp_path / "out", mini.quick_recipe(), mocap=tmp_path / "no.npz")
+    with pytest.raises(InputError, match="size 100: the model needs a multiple of 32; take 96"):
+        mini.train_mini(tmp_path / "out", replace(mini.quick_recipe(), size=100))
     assert not (tmp_path / "out").exists()
 
 
