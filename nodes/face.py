@@ -63,7 +63,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
     ) -> io.NodeOutput:
         node, picture = cls.hidden.unique_id, image_to_pixels(reference[:1])[0]
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
-        detector = _detector(model)
+        detector = face_detector(model)
         if pose is None and detector is None:
             raise FaceError("reference_pose is not connected, so the face cannot be found; connect the picture's pose")
         index = None if choose == FOLLOWED else choose
@@ -78,7 +78,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
         return io.NodeOutput(found._replace(embedding=found.embedding.cpu()))
 
 
-def _detector(model: AnimatorModel) -> FaceDetector | None:
+def face_detector(model: AnimatorModel) -> FaceDetector | None:
     """The face detector, where it is installed and the model's faces are ones that it was trained on."""
     if model.models.config.face_crop != "arcface" or places().find("face_detector") is None:
         return None

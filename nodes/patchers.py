@@ -16,7 +16,7 @@ GROUPS = {
     "animator": ("unet", "pose_net", "face_encoder"),
     "vae": ("vae",),
     "image_encoder": ("image_encoder",),
-    "face": ("face_embedder",),
+    "face": ("face_embedder", "face_judge"),
 }
 
 
@@ -62,7 +62,8 @@ class AnimatorModel:
         parts = models.parts()
 
         def patcher(names: tuple[str, ...]) -> WholePatcher:
-            networks = StableAnimatorNetworks({name: parts[name] for name in names}, models.device)
+            there = {name: parts[name] for name in names if name in parts}  # not every model has a judge
+            networks = StableAnimatorNetworks(there, models.device)
             return WholePatcher(networks, device, offload)
 
         return cls(models, {group: patcher(names) for group, names in GROUPS.items()})

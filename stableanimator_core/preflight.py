@@ -74,6 +74,11 @@ class Finding(NamedTuple):
         what, _, fix = one_line(error).partition("; ")
         return cls(level, what, fix or "give another one")
 
+    @property
+    def lines(self) -> tuple[str, str]:
+        """As people read it."""
+        return f"{self.level.upper() if self.level == 'problem' else self.level}: {self.what}", f"    fix: {self.fix}"
+
 
 @dataclass(frozen=True)
 class Installation:

@@ -1,7 +1,7 @@
 """`doctor`: what is installed, found and missing, what would spoil a job, and the exact step that mends it."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -57,7 +57,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         "weights_folders": places.models if places else (),
         **named,
     }
-    _print(result, installation, report)
+    _print(result, installation, findings, report)
     return result
 
 
@@ -116,7 +116,7 @@ def _places(args: argparse.Namespace) -> "Places | None":
         return None
 
 
-def _print(result: dict, installation: Installation, report: Report) -> None:
+def _print(result: dict, installation: Installation, findings: Sequence[Finding], report: Report) -> None:
     device = result["device"]
     report.line(f"StableAnimator++ {result['version']}, Python {result['python']}, {result['platform']}")
     computes = device["name"] or "nothing: torch is missing"
@@ -131,9 +131,8 @@ def _print(result: dict, installation: Installation, report: Report) -> None:
     for name, group in installation.weights.items():
         count = f"{len(group['found'])} of {len(group['found']) + len(group['missing'])} files are here"
         report.line(f"weights {name}: {'complete' if group['complete'] else count}")
-    for level in ("note", "problem"):
-        for finding in result[f"{level}s"]:
-            report.line(f"{level.upper() if level == 'problem' else level}: {finding['what']}")
-            report.line(f"    fix: {finding['fix']}")
+    for finding in sorted(findings, key=lambda finding: finding.level):  # problems last, where one looks
+        for line in finding.lines:
+            report.line(line)
     if result["ok"]:
         report.line(f"everything that is needed is here; try: {PROGRAM} demo")

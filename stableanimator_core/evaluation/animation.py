@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..conditioning import resize_picture
 from ..errors import InputError
@@ -23,6 +23,7 @@ from ..keypoints import Poses
 from ..pipeline import Animation, StableAnimator, from_uint8, locate_face, model_hjb
 from ..vae import decode_latents, encode_image
 from ..weights import Models
+from .judge import Judge
 from .material import FIRST_SEED, Case, MakeCase, performer_cases
 from .metrics import (
     NAN,
@@ -88,7 +89,7 @@ def evaluate_cases(
     measures = Measures.load(models.device) if measures is None else measures
     hjb = model_hjb(models.config, models.config.steps) if hjb is None else hjb
     width, height = size or (None, None)
-    judge = _Judge.of(animator)
+    judge = Judge.of(models)
     settings = {"align_method": align, "face_detector": face_detector, "width": width, "height": height}
     results, notes = [], [*measures.notes, *judge.notes]
     for number, make in enumerate(cases, 1):
@@ -116,28 +117,9 @@ def evaluate_cases(
     }
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Who says how similar two faces are."""
-
-    name: str
-    network: nn.Module
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, animator: StableAnimator) -> _Judge:
-        models = animator.models
-        if models.face_judge is not None:
-            return cls("judge", models.face_judge)
-        return cls("embedder", models.face_embedder, (
-            f"model '{models.config.name}' has no judge of its own: CSIM comes from the embedder that HJB optimises, "
-            "so csim flatters it; csim_without_hjb does not",
-        ))  # fmt: skip
-
-
 @torch.no_grad()
 def _evaluate(
-    animator: StableAnimator, case: Case, hjb: HJBConfig, judge: _Judge, measures: Measures, settings: dict
+    animator: StableAnimator, case: Case, hjb: HJBConfig, judge: Judge, measures: Measures, settings: dict
 ) -> ClipResult:
     def animate(hjb: HJBConfig) -> Animation:
         return animator.animate(case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, **settings)

@@ -38,9 +38,7 @@ def test_moving_is_in_percent_of_the_references_body(aligned, bodies):
     for part in ("body", "face", "hands"):
         np.testing.assert_allclose(getattr(moved.poses, part), getattr(aligned.poses, part) + shift)
     assert moved.residual[0] == pytest.approx(np.hypot(*shift)), "frame 0 lay exactly over the reference"
-    assert moved.notes[-1] == (
-        "nudged by hand: +10 % to the right, -5 % down, 1 times as large, turned by 0 degrees"
-    )
+    assert moved.notes[-1] == ("nudged by hand: +10 % to the right, -5 % down, 1 times as large, turned by 0 degrees")
 
 
 def test_scaling_and_turning_leave_the_pivot_of_the_first_frame_where_it_is(aligned, bodies):

@@ -1,0 +1,99 @@
+"""StableAnimatorPreflight."""
+
+from __future__ import annotations
+
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..stableanimator_core.evaluation.estimate import Job, report_job
+from .convert import image_to_pixels, or_default, to_poses
+from .errors import one_line_errors
+from .face import face_detector
+from .folders import places
+from .patchers import AnimatorModel
+from .progress import show_text
+from .wire import CATEGORY, HJB, Model, PoseKeypoint
+
+
+class StableAnimatorPreflight(io.ComfyNode):
+    """What would spoil a long run, before it is started."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorPreflight",
+            display_name="StableAnimator++ Preflight",
+            category=CATEGORY,
+            description="One report before a long run: missing files with their paths, broken or wrong packages, a "
+            "face too small or in profile, several people, gaps in the motion, size, memory and time. "
+            "Connect what you have; what is not connected is not looked at.",
+            inputs=[
+                Model.Input("model", tooltip="The model that Sample will use."),
+                io.Image.Input(
+                    "reference", optional=True,
+                    tooltip="The picture of the person: is its face found, large enough and seen from the front?",
+                ),
+                PoseKeypoint.Input(
+                    "reference_pose", optional=True,
+                    tooltip="Pose of that picture: does it show one person, and does the motion fit over it?",
+                ),
+                PoseKeypoint.Input(
+                    "driving", optional=True,
+                    tooltip="The motion, aligned or not: is one person there, in every frame, with a face?",
+                ),
+                HJB.Input(
+                    "hjb", optional=True,
+                    tooltip="From HJB Options: how much memory and time the face optimisation will take.",
+                ),
+                io.Int.Input("steps", default=0, min=0, max=200, tooltip="As in Sample. 0 = the model's own number."),
+                io.Int.Input(
+                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own width."
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own height."
+                ),
+                io.Int.Input(
+                    "context_frames", default=0, min=0, max=128, tooltip="As in Sample. 0 = the model's own number."
+                ),
+                io.Boolean.Input(
+                    "measure", default=False,
+                    tooltip="On: three steps of the job are made, to say how long all of it takes on this machine "
+                    "and how much of the card's memory. Needs reference and driving.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="The findings, each with what mends it.")
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        return float("nan")  # never equal: files and packages change without an input
+
+    @classmethod
+    @one_line_errors
+    def execute(
+        cls, model: AnimatorModel, steps: int, width: int, height: int, context_frames: int, measure: bool,
+        reference: Tensor | None = None, reference_pose: list[dict] | None = None, driving: list[dict] | None = None,
+        hjb: dict | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        if measure:
+            model.load("image_encoder", "vae", "animator", "face")
+        job = Job(
+            sampling={
+                "steps": or_default(steps), "width": or_default(width), "height": or_default(height),
+                "context_window": or_default(context_frames),
+            },
+            hjb=hjb or {},
+            reference=None if reference is None else image_to_pixels(reference[:1])[0],
+            reference_pose=None if reference_pose is None else to_poses(reference_pose, "reference_pose"),
+            driving=None if driving is None else to_poses(driving, "driving"),
+            detector=face_detector(model),
+        )  # fmt: skip
+        cancel = throw_exception_if_processing_interrupted
+        report = report_job(model.models, job, places(), measure=measure, on_forward=cancel)
+        show_text(cls.hidden.unique_id, report)
+        return io.NodeOutput(report, ui={"text": (report,)})

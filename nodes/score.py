@@ -1,0 +1,112 @@
+"""StableAnimatorIdentityScore."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..stableanimator_core.errors import FaceError
+from ..stableanimator_core.evaluation.identity import (
+    describe_identity,
+    draw_identity,
+    draw_worst,
+    locate_faces,
+    score_video,
+)
+from ..stableanimator_core.face import FaceBoxes, ReferenceFace
+from ..stableanimator_core.pipeline import locate_face
+from .convert import image_to_pixels, pixels_to_image, to_poses
+from .errors import one_line_errors
+from .face import face_detector
+from .patchers import AnimatorModel
+from .progress import frame_progress, show_text
+from .wire import CATEGORY, Face, Model, PoseKeypoint
+
+
+class StableAnimatorIdentityScore(io.ComfyNode):
+    """How much a video's faces are the reference's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StableAnimatorIdentityScore",
+            display_name="StableAnimator++ Identity Score",
+            category=CATEGORY,
+            description="Compares the face in every frame of any video with that of a picture: 1 is the same face, "
+            "around 0 is a stranger's. Shows the curve, the least alike frames and who judged.",
+            inputs=[
+                Model.Input(
+                    "model", tooltip="Whose face network judges. A model with a judge of its own is fair to videos "
+                    "made with HJB; without one the judge is the network that HJB optimises, and the report says so.",
+                ),
+                io.Image.Input("frames", tooltip="The video to score, wherever it comes from."),
+                io.Image.Input(
+                    "reference", tooltip="Picture of the person it should show; of a batch the first one is used."
+                ),
+                PoseKeypoint.Input(
+                    "poses", optional=True,
+                    tooltip="Poses of the frames: where the faces are. Aligned poses for what Sample made of them. "
+                    "Without them the face detector looks for the largest face, which 'mini' cannot use.",
+                ),
+                PoseKeypoint.Input(
+                    "reference_pose", optional=True,
+                    tooltip="Pose of the reference picture: where its face is. Not needed where face is connected.",
+                ),
+                Face.Input(
+                    "face", optional=True,
+                    tooltip="From Encode Face: which of the reference's faces. Unconnected: that of reference_pose, "
+                    "else the largest.",
+                ),
+                io.Int.Input(
+                    "worst_frames", default=4, min=1, max=32,
+                    tooltip="How many of the least alike frames are marked and shown beside the reference.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(
+                    "score", display_name="score", tooltip="Mean similarity (CSIM) over the frames that show a face."
+                ),
+                io.Image.Output("plot", display_name="plot", tooltip="Similarity over the frames."),
+                io.Image.Output(
+                    "worst", display_name="worst",
+                    tooltip="The reference's face over those of the least and the most alike frames.",
+                ),
+                io.String.Output("report", display_name="report", tooltip="The numbers in words."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    @one_line_errors
+    def execute(
+        cls, model: AnimatorModel, frames: Tensor, reference: Tensor, worst_frames: int,
+        poses: list[dict] | None = None, reference_pose: list[dict] | None = None, face: ReferenceFace | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        node, video, picture = cls.hidden.unique_id, image_to_pixels(frames), image_to_pixels(reference[:1])[0]
+        motion = None if poses is None else to_poses(poses, "poses")
+        pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
+        models, detector = model.load("face"), face_detector(model)
+        if face is None:
+            place = locate_face(models.config, picture, pose, detector=detector)
+        else:
+            place = _place_of(face, model)
+        faces = locate_faces(models.config, video, motion, detector)
+        done = frame_progress(len(video), node)
+        identity = score_video(models, video, faces, picture, place, on_frames=done)
+        report = describe_identity(identity)
+        show_text(node, report)
+        plot = pixels_to_image(draw_identity(identity, marked=worst_frames)[None])
+        sheet = pixels_to_image(draw_worst(identity, video, faces, picture, place, worst_frames)[None])
+        shown = [picture for image in (plot, sheet) for picture in ui.PreviewImage(image).as_dict()["images"]]
+        return io.NodeOutput(identity.mean, plot, sheet, report, ui={"text": (report,), "images": shown})
+
+
+def _place_of(face: ReferenceFace, model: AnimatorModel) -> FaceBoxes:
+    """Where Encode Face found it. Raises FaceError when it did so for a model that cuts faces out in another way."""
+    if (face.template is not None) != (model.models.config.face_crop == "arcface"):
+        raise FaceError(
+            f"face: it was found for another kind of model than '{model.models.config.name}'; "
+            "connect Encode Face and Identity Score to the same model"
+        )
+    return face.place

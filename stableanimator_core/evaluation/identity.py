@@ -1,0 +1,177 @@
+"""How much the faces of any video are those of a picture: CSIM per frame, drawn and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..conditioning import cover, cover_poses
+from ..errors import FaceError, PoseError
+from ..face import FaceBoxes, FaceDetector, crop_faces, csim, embed_faces, embed_reference, face_boxes, locate_among
+from ..keypoints import Poses
+from ..pipeline import from_uint8, to_uint8
+from ..video import SheetRow, contact_sheet
+from ..video.charts import DARK, Chart, ticks
+from ..weights import ModelConfig, Models
+from .judge import Judge
+from .metrics import DRIFT_FRAMES, identity_drift, mean
+
+CHUNK = 16  # frames that are embedded at a time
+CROP = 192  # px, a face on the sheet
+LINE, MEAN, WORST = (90, 170, 255), (150, 155, 165), (255, 110, 90)
+ROOM = 0.1  # of CSIM, below the lowest at least
+TOLD = 5  # frames named in a sentence
+
+
+class Identity(NamedTuple):
+    """How similar each frame's face is to the reference's."""
+
+    csim: np.ndarray  # [F], NaN where there is no face
+    judge: str  # who says so, as in Judge
+    model: str
+
+    @property
+    def mean(self) -> float:
+        """Over the frames with a face; NaN without any."""
+        return mean(self.csim)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Frames with a face, the least alike first."""
+        return np.argsort(self.csim, kind="stable")[: int((~np.isnan(self.csim)).sum())]
+
+
+@torch.no_grad()
+def score_video(
+    models: Models, video: np.ndarray, faces: FaceBoxes, reference: np.ndarray, place: FaceBoxes, *,
+    on_frames: Callable[[int], None] | None = None,
+) -> Identity:  # fmt: skip
+    """Compare every frame's face with the reference's, by the model's judge or, without one, its embedder.
+
+    video: [F, H, W, 3] uint8 RGB; faces: where they are in it. reference: [H, W, 3] uint8 RGB; place: its face, one
+    frame long. on_frames(frames done). Raises FaceError when no frame shows a face.
+    """
+    if not faces.found.any():
+        raise FaceError(
+            f"frames: none of {len(video)} frames shows a face, so there is nothing to score; "
+            "check their poses, or take a video that shows the face"
+        )
+    judge = Judge.of(models)
+    target = embed_reference(judge.network, from_uint8(reference).to(models.device), place).embedding
+    similar = []
+    for start in range(0, len(video), CHUNK):
+        frames = range(start, min(start + CHUNK, len(video)))
+        pixels = torch.stack([from_uint8(video[frame]) for frame in frames])
+        similar.append(csim(embed_faces(judge.network, pixels, faces.picked(frames)), target).cpu().numpy())
+        if on_frames is not None:
+            on_frames(frames.stop)
+    return Identity(np.concatenate(similar), judge.name, models.config.name)
+
+
+def locate_faces(
+    config: ModelConfig, video: np.ndarray, poses: Poses | None = None, detector: FaceDetector | None = None
+) -> FaceBoxes:
+    """Where one person's face is in every frame: the poses' first person's, else the largest that the detector finds.
+
+    video: [F, H, W, 3] uint8 RGB. poses: of these frames; on a canvas of another shape they are cropped as `sample`
+    crops what it makes. detector: serves models that take aligned faces (face_crop "arcface"). Frames whose face is
+    too small, in profile or cut off count as without.
+    Raises PoseError for poses of another number of frames, FaceError where there is neither poses nor a detector.
+    """
+    height, width = video.shape[1:3]
+    if poses is not None:
+        if poses.frames != len(video):
+            raise PoseError(f"poses: {poses.frames} frames, the video has {len(video)}; give the poses of this video")
+        poses = cover_poses(poses, cover(poses, width, height), width, height)
+        return face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
+    if detector is None or config.face_crop != "arcface":
+        needed = "poses or a face detector" if config.face_crop == "arcface" else "poses"
+        raise FaceError(f"frames: model '{config.name}' finds faces through {needed}; give the poses of the frames")
+    return _detected(video, detector)
+
+
+def describe_identity(identity: Identity) -> str:
+    """The numbers in sentences, one a line."""
+    scores, order, frames = identity.csim, identity.order, len(identity.csim)
+    lines = [f"identity {identity.mean:.3f} on average over {len(order)} frame{'s' * (len(order) != 1)}"]
+    if len(order) > 1:
+        lines[0] += f", from {scores[order[0]]:.3f} to {scores[order[-1]]:.3f}"
+        lines.append("least alike: " + ", ".join(f"frame {f} ({scores[f]:.3f})" for f in order[:TOLD]))
+    drift = identity_drift(scores)
+    if drift.slope == drift.slope and drift.ends == drift.ends:
+        lines.append(
+            f"drift: {drift.slope:+.3f} in {DRIFT_FRAMES} frames; the last quarter is {abs(drift.ends):.3f} "
+            f"{'less' if drift.ends < 0 else 'more'} alike than the first"
+        )
+    hidden = np.flatnonzero(np.isnan(scores))
+    if len(hidden):
+        named = ", ".join(map(str, hidden[:TOLD])) + (" ..." if len(hidden) > TOLD else "")
+        lines.append(f"{len(hidden)} of {frames} frames show no usable face and are not counted: {named}")
+    if identity.judge == "judge":
+        lines.append(f"judged by a network of model '{identity.model}' that the face optimisation (HJB) never sees")
+    else:
+        lines.append(
+            f"judged by the embedder of model '{identity.model}', the very network that the face optimisation (HJB) "
+            "optimises: it flatters videos that were made with HJB"
+        )
+    return "\n".join(lines)
+
+
+def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] = (960, 400)) -> np.ndarray:
+    """CSIM over the frames with its mean and the `marked` least similar frames; uint8 RGB [H, W, 3] of size in px."""
+    scores = identity.csim
+    last, low = max(1, len(scores) - 1), np.floor((np.nanmin(scores) - ROOM) * 5) / 5
+    chart = Chart(*size, (0, last), (low, 1.0), DARK)
+    for frame in ticks(0, last, 10):
+        if frame == int(frame):
+            chart.tick_x(frame, f"{frame:.0f}")
+    for tick in ticks(low, 1.0, 5):
+        chart.tick_y(tick, f"{tick:.1f}")
+    judge = "its judge" if identity.judge == "judge" else "its embedder, which HJB optimises"
+    chart.names("frame", f"identity (CSIM): mean {identity.mean:.3f}, by model '{identity.model}': {judge}")
+    chart.curve(np.array([0, last]), np.full(2, identity.mean), MEAN)
+    chart.curve(np.arange(len(scores)), scores, LINE)
+    seen = identity.order
+    for frame in seen:
+        if np.isnan(scores[max(frame - 1, 0) : frame + 2]).any() or len(scores) == 1:
+            chart.dot(frame, scores[frame], LINE)  # between gaps there is no line to see
+    for frame in seen[:marked][::-1]:
+        label = f"frame {frame}: {scores[frame]:.3f}" if frame == seen[0] else ""
+        chart.dot(frame, scores[frame], WORST, label)
+    return chart.picture
+
+
+def draw_worst(
+    identity: Identity, video: np.ndarray, faces: FaceBoxes, reference: np.ndarray, place: FaceBoxes, count: int = 4
+) -> np.ndarray:
+    """The reference's face over the faces of the `count` least and most similar frames, uint8 RGB [H, W, 3].
+
+    Arguments as in score_video.
+    """
+    order = identity.order
+    rows = [SheetRow("reference", _crops(reference[None], place, [0]))]
+    for label, frames in (("least alike", order[:count]), ("most alike", order[::-1][:count])):
+        captions = [f"frame {frame}: {identity.csim[frame]:.2f}" for frame in frames]
+        rows.append(SheetRow(label, _crops(video, faces, frames), captions))
+    return contact_sheet(rows, columns=count)
+
+
+def _crops(video: np.ndarray, faces: FaceBoxes, frames: Sequence[int]) -> np.ndarray:
+    """These frames' faces, uint8 [n, CROP, CROP, 3]."""
+    pixels = torch.stack([from_uint8(video[frame]) for frame in frames])
+    return to_uint8(crop_faces(pixels, faces.picked(frames), CROP, antialias=True))
+
+
+def _detected(video: np.ndarray, detector: FaceDetector) -> FaceBoxes:
+    nobody = FaceBoxes.of_templates(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.bool))
+    places = []
+    for frame in video:
+        try:
+            places.append(locate_among(detector.detect(frame), (frame.shape[1], frame.shape[0])))
+        except FaceError:  # none, or none that an embedding could be taken from
+            places.append(nobody)
+    return FaceBoxes(*map(torch.cat, zip(*places)))
+
