@@ -12,7 +12,9 @@ from .folders import register_model_folder
 from .hjb import StableAnimatorHJBOptions
 from .model import StableAnimatorLoadModel
 from .poses import StableAnimatorAlignPoses, StableAnimatorDrawPoses
+from .preflight import StableAnimatorPreflight
 from .sample import StableAnimatorDecode, StableAnimatorSample
+from .score import StableAnimatorIdentityScore
 
 
 class StableAnimatorExtension(ComfyExtension):
@@ -31,6 +33,8 @@ class StableAnimatorExtension(ComfyExtension):
             StableAnimatorDrawPoses,
             StableAnimatorEncodeFace,
             StableAnimatorHJBOptions,
+            StableAnimatorPreflight,
             StableAnimatorSample,
             StableAnimatorDecode,
+            StableAnimatorIdentityScore,
         ]

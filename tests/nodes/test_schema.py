@@ -25,6 +25,8 @@ WIDGETS = {
         "seed", "steps", "guidance_first", "guidance_last", "width", "height", "context_frames", "context_overlap",
     ],
     "StableAnimatorDecode": ["chunk"],
+    "StableAnimatorPreflight": ["steps", "width", "height", "context_frames", "measure"],
+    "StableAnimatorIdentityScore": ["worst_frames"],
 }  # fmt: skip
 SOCKETS = {
     "StableAnimatorLoadModel": ([], ["STABLEANIMATOR_MODEL"]),
@@ -36,6 +38,10 @@ SOCKETS = {
     "StableAnimatorHJBOptions": ([], ["STABLEANIMATOR_HJB"]),
     "StableAnimatorSample": (["model", "reference", "poses", "face", "hjb", "pose_images"], ["LATENT"]),
     "StableAnimatorDecode": (["model", "samples"], ["IMAGE"]),
+    "StableAnimatorPreflight": (["model", "reference", "reference_pose", "driving", "hjb"], ["STRING"]),
+    "StableAnimatorIdentityScore": (
+        ["model", "frames", "reference", "poses", "reference_pose", "face"], ["FLOAT", "IMAGE", "IMAGE", "STRING"],
+    ),
 }
 KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
