@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
-from .face.sharpness import comparable_side, sharpness
+from .face.sharpness import sharpness
 from .vae import cell_size, decode_latents
 
 # Powers of two, so exact: the first keeps the gradient of a half-precision decoder off the underflow, the next ones
@@ -222,9 +222,8 @@ def make_face_refiner(
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
-    target: [D]. boxes: of the output frames, in their pixels. steps: sampling steps in all. reference: the face of the
-    reference as the embedder saw it, [3, S, S] in -1..1, that adaptive HJB compares the sharpness with; None sets no
-    limit to it.
+    target: [D]. boxes: of the output frames, in their pixels. steps: sampling steps in all. reference: [3, S, S] of
+    `reference_among`, whose sharpness limits that of adaptive HJB; None sets no limit.
     refine takes x0 [F, 4, h, w] and returns it float32, or x0 itself where step i is not refined or no frame has a
     face. Frames without a face stay as they are and are not decoded. Networks compute in their own dtypes, x0 and Adam
     in float32; a new Adam is made in each sampling step. Pixels are clamped to -1..1 before they are embedded.
@@ -247,7 +246,6 @@ def make_face_refiner(
     for network in (vae, embed):
         if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
             raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
-    side = comparable_side(boxes, embed.input_size)
 
     def tell(step: int, iteration: int, look: Look, *, refined: bool, last: bool) -> None:
         if on_identity is not None:
@@ -289,7 +287,7 @@ def make_face_refiner(
                         "load the model in bfloat16 or float32"
                     )
                 if rest is not None:
-                    sharp = None if reference is None else sharpness(look.faces, reference, side)
+                    sharp = None if reference is None else sharpness(look.faces, reference)
                     rest.judge(x0, look.csim, sharp, settings.sharpest)
                     if not rest.moving.any():
                         break

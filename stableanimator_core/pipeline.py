@@ -25,6 +25,7 @@ from .face import (
     locate_in_pose,
     score_identity,
 )
+from .face.sharpness import reference_among
 from .hjb import HJBConfig, OnIdentity, make_face_refiner
 from .keypoints import Poses
 from .pose.draw import draw_poses
@@ -210,10 +211,10 @@ def sample(
     shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)
     refine = None
-    if face is not None and (hjb.iterations > 0 or measure):
+    if face is not None and faces.found.any() and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(
-            models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps, reference=face.crop,
-            on_identity=hooks.on_identity, measure=measure,
+            models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
+            reference=reference_among(face, faces), on_identity=hooks.on_identity, measure=measure,
         )  # fmt: skip
     if trail is None:
         latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0

@@ -36,10 +36,9 @@ from stableanimator_core.evaluation.experiments import (
     missing,
     write_report,
 )
-from stableanimator_core.evaluation.experiments.pictures import Curve, faces_of, plot_curves
 from stableanimator_core.evaluation.experiments.studio import (
     background,
-    detail,
+    face_detail,
     pose_distance,
     standing_height,
 )
@@ -107,10 +106,10 @@ def test_detail_tells_blur_from_sharpness():
     noise = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     boxes = box(8, 8, 72, 72, frames=2)
     blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
-    assert detail(blurred, boxes) < 0.2 * detail(noise, boxes)
-    assert detail(torch.full_like(noise, 0.3), boxes) == pytest.approx(0, abs=1e-9)
-    assert detail(2 * noise, boxes) == pytest.approx(4 * detail(noise, boxes), rel=1e-4)
-    assert math.isnan(detail(noise, boxes._replace(found=torch.zeros(2, dtype=torch.bool))))
+    assert face_detail(blurred, boxes) < 0.2 * face_detail(noise, boxes)
+    assert face_detail(torch.full_like(noise, 0.3), boxes) == pytest.approx(0, abs=1e-9)
+    assert face_detail(2 * noise, boxes) == pytest.approx(4 * face_detail(noise, boxes), rel=1e-4)
+    assert math.isnan(face_detail(noise, boxes._replace(found=torch.zeros(2, dtype=torch.bool))))
 
 
 def test_a_face_as_sharp_as_the_references_scores_one(studio, takes):
@@ -358,20 +357,6 @@ def test_markdown():
         "| setting |  CSIM | count |", "| ------- | ----: | ----: |", "| a       | 0.124 |    12 |",
         "| bb      |       |       |",
     ]  # fmt: skip
-
-
-def test_plots_of_odd_data():
-    for curves in ([], [Curve("one", [2], [3])], [Curve("nothing", [1, 2], [math.nan, math.nan])]):
-        picture = plot_curves(curves, "x", "y")
-        assert picture.dtype == np.uint8 and picture.shape[1:] == (960, 3)
-    drawn = plot_curves([Curve("a" * 80, [1, 10], [0, 1]), Curve("b" * 80, [1, 10], [1, 0])], "x", "y", log_x=True)
-    assert len(drawn) > len(plot_curves([Curve("a", [1, 10], [0, 1])], "x", "y", log_x=True)), "long legends wrap"
-
-
-def test_frames_without_a_face_are_grey():
-    boxes = FaceBoxes(torch.tensor([[0.0, 0, 8, 8], [0, 0, 0, 0]]), torch.tensor([True, False]))
-    faces = faces_of(torch.ones(2, 3, 16, 16), boxes, [0, 1])
-    assert (faces[0] == 255).all() and (faces[1] == 128).all()
 
 
 def test_report(tmp_path):

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ...face.pictures import face_pictures
 from ...models import AnimatorUNet
 from ...models.id_adapter import Adding
 from ...pipeline import StableAnimator
 from ...video import contact_sheet, spread
 from .paper import beside
-from .pictures import faces_of
 from .studio import Studio
 from .tables import CSIM, CSIM_ERROR, FACE_L1, L1, PAPER_CSIM, SETTING, SHARPNESS, Column, Result, Table, mean_row
 
@@ -54,9 +54,9 @@ def run(studio: Studio) -> Result:
     pictures = []
     for number, take in enumerate(takes[:SHOWN]):
         frames = spread(len(take.truth), FACES)
-        pictures.append((f"{number + 1}: the truth", faces_of(take.truth, take.boxes, frames)))
+        pictures.append((f"{number + 1}: the truth", face_pictures(take.truth, take.boxes, frames)))
         pictures += [
-            (f"{number + 1}: {label}", faces_of(video, take.boxes, frames))
+            (f"{number + 1}: {label}", face_pictures(video, take.boxes, frames))
             for which, label, video in sheet
             if which == number
         ]

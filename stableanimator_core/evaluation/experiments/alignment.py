@@ -13,10 +13,10 @@ from ...errors import PoseError
 from ...keypoints import Poses
 from ...pipeline import to_uint8
 from ...video import contact_sheet
+from ...video.curves import Curve, plot_curves
 from ...weights import load_aligner
 from ..metrics import mean
 from .paper import beside
-from .pictures import Curve, plot_curves
 from .studio import Studio, Take, pose_distance
 from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Column, Result, Table, mean_row
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...face.pictures import face_pictures
 from ...hjb import HJBConfig, face_gradient, face_mask, find_face_cells, place_windows
 from ...pipeline import Hooks, find_face, model_hjb
 from ...vae import cell_size
 from ...video import contact_sheet, spread
+from ...video.curves import Curve, plot_curves
 from ..bench import peak_gib
 from ..metrics import NAN, l1, mean
 from .paper import beside
-from .pictures import Curve, faces_of, plot_curves
 from .studio import OFF, Studio, Take, background
 from .tables import (
     CSIM,
@@ -71,7 +72,8 @@ def run(studio: Studio) -> Result:
     plain: list[Tensor] = []
     rows, sheet = [], []
     for number, take in enumerate(takes[:SHOWN]):
-        sheet.append((f"{number + 1}: the truth", faces_of(take.truth, take.boxes, spread(len(take.truth), FACES))))
+        frames = spread(len(take.truth), FACES)
+        sheet.append((f"{number + 1}: the truth", face_pictures(take.truth, take.boxes, frames)))
     settings = settings_of(own)
     for place, (name, hjb) in enumerate(settings.items()):
         scores = []
@@ -91,7 +93,7 @@ def run(studio: Studio) -> Result:
             )
             if number < SHOWN:
                 frames = spread(len(made.video), FACES)
-                sheet.append((f"{number + 1}: {name}", faces_of(made.video, take.boxes, frames)))
+                sheet.append((f"{number + 1}: {name}", face_pictures(made.video, take.boxes, frames)))
         rows.append(mean_row(name, scores))
     columns = (SETTING, CSIM, CSIM_ERROR, PAPER_CSIM, L1, FACE_L1, OUTSIDE, CHANGE, SHARPNESS, SECONDS, PEAK)
     fidelity = Table("fidelity", "HJB off and on", columns, (*beside("hjb_cost", rows), *studio.places(takes)))

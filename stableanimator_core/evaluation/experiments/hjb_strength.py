@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from ...face.pictures import face_pictures
 from ...hjb import HJBConfig
 from ...pipeline import model_hjb
 from ...video import contact_sheet, spread
+from ...video.curves import Curve, plot_curves, stacked
 from .paper import beside
-from .pictures import Curve, faces_of, plot_curves, stacked
 from .studio import OFF, Studio
 from .tables import (
     CSIM,
@@ -79,10 +80,9 @@ def run(studio: Studio) -> Result:
     sheet = []
     for number, take in enumerate(takes[:SHOWN]):
         frames = spread(len(take.truth), FACES)
-        sheet.append((f"{number + 1}: the truth", faces_of(take.truth, take.boxes, frames)))
-        sheet += [
-            (f"{number + 1}: {name}", faces_of(videos[number], take.boxes, frames)) for name, videos in made.items()
-        ]
+        sheet.append((f"{number + 1}: the truth", face_pictures(take.truth, take.boxes, frames)))
+        for name, videos in made.items():
+            sheet.append((f"{number + 1}: {name}", face_pictures(videos[number], take.boxes, frames)))
     setup = SETUP.format(
         clips=len(takes), frames=studio.extent.frames, steps=config.steps, lr=own.lr, first=own.first_step,
         last=own.last_step, own=own.iterations,

@@ -8,10 +8,10 @@ from ...pipeline import to_uint8
 from ...pose.lost import without_joints
 from ...pose.repair import repair_poses
 from ...video import contact_sheet
+from ...video.curves import Curve, plot_curves, stacked
 from ...weights import load_aligner
 from .alignment import moved, network
 from .paper import beside
-from .pictures import Curve, plot_curves, stacked
 from .studio import Studio, pose_distance
 from .tables import CSIM, CSIM_ERROR, DIS, FACE_L1, L1, PAPER_CSIM, SETTING, Column, Result, Table, mean_row
 

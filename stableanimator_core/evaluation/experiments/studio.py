@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError
 from ...face import FaceBoxes, crop_faces, encode_reference_face, face_boxes, score_identity
+from ...face.sharpness import detail
 from ...hjb import HJBConfig
 from ...keypoints import Poses
 from ...performers import Clip, MotionClip, make_clip, make_pair
@@ -27,7 +27,6 @@ from ..metrics import NAN, face_l1, l1
 from .tables import Row, mean_row
 
 OFF = HJBConfig(iterations=0)
-LUMA = (0.299, 0.587, 0.114)
 CROP = 64  # px of the faces that are compared
 FULL_LENGTH = 0.95  # quantile: so many of a bone's views are shorter, for they are from an angle
 BONES = {  # of Bones, with the joints at their ends
@@ -59,7 +58,7 @@ class Take:
     truth: Tensor  # [F, 3, H, W] in -1..1
     boxes: FaceBoxes  # of the truth
     target: Tensor  # [D], the judge's embedding of the reference
-    grain: float  # detail of the reference's face, see `detail`
+    grain: float  # detail of the reference's face, see `face_detail`
 
 
 class Made(NamedTuple):
@@ -134,7 +133,7 @@ class Studio:
             "csim": float(csim.nanmean()),
             "l1": l1(video, take.truth),
             "face_l1": face_l1(video, take.truth, take.boxes),
-            "sharpness": detail(video, boxes) / take.grain,
+            "sharpness": face_detail(video, boxes) / take.grain,
         }
 
     @torch.no_grad()
@@ -172,22 +171,19 @@ class Studio:
         reference = from_uint8(clip.reference).to(models.device)
         with torch.no_grad():
             target = encode_reference_face(models.face_judge, reference, clip.reference_pose, **how).embedding
-        grain = detail(reference[None], self.faces(clip.reference_pose))
+        grain = face_detail(reference[None], self.faces(clip.reference_pose))
         return Take(clip, driver, self._video(clip.frames), self.faces(clip.poses), target, grain)
 
     def _video(self, frames: np.ndarray) -> Tensor:
         return torch.stack([from_uint8(frame) for frame in frames]).to(self.animator.models.device)
 
 
-def detail(video: Tensor, boxes: FaceBoxes) -> float:
-    """Variance of the Laplacian of the faces' brightness, all faces at CROP px; NaN without a face."""
+def face_detail(video: Tensor, boxes: FaceBoxes) -> float:
+    """Mean detail of the faces, all of them at CROP px; NaN without a face."""
     found = boxes.found.nonzero().flatten().tolist()
     if not found:
         return NAN
-    faces = crop_faces(video[found], boxes.picked(found), CROP, antialias=True)  # [N, 3, S, S]
-    brightness = (faces * faces.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    kernel = faces.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return float(F.conv2d(brightness, kernel).var(dim=(1, 2, 3)).mean())
+    return float(detail(crop_faces(video[found], boxes.picked(found), CROP, antialias=True)).mean())
 
 
 def background(boxes: FaceBoxes, video: Tensor) -> Tensor:

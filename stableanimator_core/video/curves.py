@@ -1,4 +1,4 @@
-"""Plots of several curves with their names, and sheets of faces."""
+"""Plots of several curves with their names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ...face import FaceBoxes, crop_faces
-from ...pipeline import to_uint8
-from ...video.charts import LIGHT, TEXT, Chart, Colour, ticks, widest, write
+from .charts import LIGHT, TEXT, Chart, Colour, ticks, widest, write
 
 COLOURS: tuple[Colour, ...] = (
     (200, 30, 60), (30, 100, 200), (30, 140, 60), (200, 120, 0), (130, 60, 170), (110, 110, 110), (0, 150, 160),
     (160, 90, 60),
 )  # fmt: skip
-FACE_PX = 96
 ROOM = 0.06  # of the range of the data, on either side
 
 
@@ -54,16 +49,6 @@ def plot_curves(
 def stacked(*pictures: np.ndarray) -> np.ndarray:
     """Pictures of one width below one another."""
     return np.concatenate(pictures)
-
-
-def faces_of(video: Tensor, boxes: FaceBoxes, frames: Sequence[int]) -> np.ndarray:
-    """The faces of some frames [F, 3, H, W] in -1..1 as pictures, uint8 [N, S, S, 3]; grey where there is none."""
-    made = np.full((len(frames), FACE_PX, FACE_PX, 3), 128, np.uint8)
-    for place, frame in enumerate(frames):
-        if boxes.found[frame]:
-            crop = crop_faces(video[[frame]].float().cpu(), boxes.picked([frame]), FACE_PX)
-            made[place] = to_uint8(torch.as_tensor(crop))[0]
-    return made
 
 
 def _known(curve: Curve, log_x: bool) -> Curve:
