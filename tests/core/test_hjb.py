@@ -7,7 +7,7 @@ from torch import nn
 
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
-from stableanimator_core.hjb import HJBConfig, face_gradient, make_face_refiner, place_windows
+from stableanimator_core.hjb import CURVES, HJBConfig, face_gradient, make_face_refiner, place_windows
 
 FRAMES, SIZE, CELL = 4, 12, 4
 STEPS = 10
@@ -292,6 +292,17 @@ def test_callback_can_cancel(vae, embed, x0, target):
         ({"scope": "body"}, 'HJB scope "body": give "face" or "all"'),
         ({"margin": -2}, "HJB margin -2: give 0 or more latent cells"),
         ({"chunk": 0}, "HJB chunk 0: at least 1 frame is decoded at once"),
+        ({"stop": "never"}, 'HJB stop "never": give "count" or "adaptive"'),
+        ({"sharpest": 0.0}, "HJB sharpest 0.0: give a number above 0; 1 is as sharp as the reference"),
+        ({"strength": ()}, "HJB strength (): give (share, factor), shares rising, nothing below 0"),
+        (
+            {"strength": ((0.5, 1), (0.5, 0))},
+            "HJB strength ((0.5, 1.0), (0.5, 0.0)): give (share, factor), shares rising, nothing below 0",
+        ),
+        (
+            {"strength": ((0, -1),)},
+            "HJB strength ((0.0, -1.0),): give (share, factor), shares rising, nothing below 0",
+        ),
     ],
 )
 def test_config_errors(values, message):
@@ -330,3 +341,118 @@ def test_overflowing_gradient(vae, x0, target):
     embed.input_size = 16
     with pytest.raises(FaceError, match="sampling step 0, iteration 0: the gradient is not finite"):
         refine(vae, embed, target, BOXES, x0)
+
+
+# --- frames that stop by themselves ---------------------------------------------------------------------------------
+
+
+def adaptive(vae, embed, target, x0, **more):
+    """What comes out, and what was seen on the way."""
+    seen = []
+    more = {"iterations": 30, "stop": "adaptive", "lr": 0.2} | more
+    return refine(vae, embed, target, BOXES, x0, on_identity=seen.append, measure=True, **more), seen
+
+
+def test_adaptive_ends_when_no_face_gets_more_alike(vae, embed, x0, target):
+    made, seen = adaptive(vae, embed, target, x0)
+    taken = seen[-1].iteration
+    assert 2 < taken < 30
+    assert [like.iteration for like in seen] == [*range(taken + 1), taken]
+    assert [like.last for like in seen] == [False] * (taken + 1) + [True]
+    csim = torch.stack([like.csim for like in seen[:-1]])
+    assert (seen[-1].csim > csim.amax(0) - 0.05).all(), "each frame is back at its best latents"
+    assert (seen[-1].csim > csim[0] + 0.1).all()
+    assert (made - x0).abs().max() > 0
+
+
+def test_a_frame_at_rest_goes_back_and_stays(vae, embed, x0, target):
+    """Frame 0 looks the same whatever is done, so that it rests where it began; the others go on."""
+    wanted = target / target.norm()
+
+    def blind(faces):
+        seen = embed(faces)
+        return torch.cat([wanted[None], seen[1:]])
+
+    blind.input_size = embed.input_size
+    made, seen = adaptive(vae, blind, target, x0, iterations=8)
+    assert made[0].equal(x0[0]) and made[1:].ne(x0[1:]).flatten(1).any(1).all()
+    assert seen[-1].iteration > 3
+
+
+def test_sharpness_has_a_limit(vae, embed, x0, target):
+    close = torch.zeros(3, 16, 16)
+    close[:, ::2] = 1e-3  # hardly any detail: every face is sharper
+    still, seen = adaptive(vae, embed, target, x0, reference=close)
+    assert still.equal(x0) and seen[-1].iteration == 0, "none may move"
+    wild = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 200 - 100
+    free, _ = adaptive(vae, embed, target, x0, reference=wild, iterations=1)
+    plain = refine(vae, embed, target, BOXES, x0, iterations=1, lr=0.2)
+    assert free.equal(plain), "a limit that is far away changes nothing"
+
+
+def test_windows_at_rest_are_not_decoded(vae, embed, x0, target):
+    decoded = []
+
+    def counting(faces):
+        decoded.append(len(faces))
+        return embed(faces)
+
+    counting.input_size = embed.input_size
+    moving = torch.tensor([False, False, True, False])
+    windows = place_windows(BOXES, x0.shape[-2:], CELL, chunk=2, margin=1)
+    look, gradient = face_gradient(x0, windows, vae, counting, target, moving=moving)
+    whole, everything = face_gradient(x0, windows, vae, embed, target)
+    assert decoded == [2]
+    assert look.csim.isnan().tolist() == [True, True, False, False]
+    assert not gradient[:2].any() and gradient[2:].equal(everything[2:])
+    assert whole.updated(look).csim.equal(whole.csim) and not whole.updated(look).faces.isnan().any()
+
+
+@torch.no_grad()
+def test_what_is_told_is_what_the_embedder_sees(vae, embed, x0, target):
+    _, seen = adaptive(vae, embed, target, x0, iterations=1)
+    for like in seen:
+        torch.testing.assert_close(torch.cosine_similarity(embed(like.faces), target, dim=-1), like.csim)
+        assert like.frames == [0, 1, 2, 3]
+
+
+# --- strength over time ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_strength_falls_with_the_step():
+    config = HJBConfig(lr=0.1, first_step=0, last_step=9)
+    assert [config.rate(i, 25) for i in range(10)] == [0.1 * (1 - i / 25) for i in range(10)]
+    assert config.rate(10, 25) == 0
+    assert HJBConfig(iterations=0).rate(0, 25) == 0
+
+
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((0, 1),), [1, 1, 1, 1, 1]),
+        (((0.25, 0.5), (0.75, 1.0)), [0.5, 0.5, 0.65, 0.85, 1]),
+        (((0, 0), (0.4, 1), (1, 0)), [0, 0.5, 1, 2 / 3, 1 / 3]),
+    ],
+)
+def test_strength_runs_straight_between_points(points, expected):
+    config = HJBConfig(lr=2.0, first_step=0, last_step=9, strength=points)
+    assert [config.rate(i, 5) for i in range(5)] == pytest.approx([2 * factor for factor in expected])
+
+
+def test_no_strength_is_no_refinement(vae, embed, x0, target):
+    assert refine(vae, embed, target, BOXES, x0, i=0, strength=((0, 0), (1, 1))) is x0
+    assert HJBConfig(strength=((0, 0), (1, 1))).at(0, 5) is None
+
+
+def test_settings_of_a_step_are_equal_where_the_work_is():
+    """Lists come from a model's file; what has no effect makes no difference."""
+    one = HJBConfig(strength=[[0, 1], [1, 0]], sharpest=1.3, margin=4, decode="full")
+    assert one.at(3, 20) == HJBConfig(first_step=2, decode="full").at(3, 20)
+    assert one.at(3, 20) != HJBConfig(decode="full", scope="all").at(3, 20)
+    assert one.at(3, 20) != HJBConfig(decode="full", stop="adaptive").at(3, 20)
+
+
+def test_curves_are_valid():
+    for points in CURVES.values():
+        HJBConfig(strength=points)
+    assert CURVES["falling"] == HJBConfig().strength

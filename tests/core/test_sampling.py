@@ -70,6 +70,20 @@ def test_refine_and_callback_see_every_step():
     torch.testing.assert_close(x, torch.full_like(x, 2.0))
 
 
+def test_later_steps_alone():
+    """Going on from the latents before a step gives what all steps give."""
+    before, sigmas = [], karras_sigmas(5)
+    start = 700 * torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    whole = sample_euler(lambda x, sigma: x / (2 + sigma), start, sigmas, callback=lambda i, x0, x, n: before.append(x))
+    for first, x in enumerate(before):
+        steps = []
+        rest = sample_euler(
+            lambda x, sigma: x / (2 + sigma), x, sigmas, first=first, callback=lambda i, *_, s=steps: s.append(i)
+        )
+        assert rest.equal(whole) and steps == list(range(first, 5))
+    assert sample_euler(lambda x, sigma: x, whole, sigmas, first=5) is whole
+
+
 def test_callback_can_cancel():
     def cancel(*step):
         raise InterruptedError
