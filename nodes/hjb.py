@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..stableanimator_core.hjb import CURVES, HJBConfig
 from .wire import CATEGORY, HJB
 
 OWN = -1  # of a number: the model's own value
+DEFAULTS = HJBConfig()
 
 
 class StableAnimatorHJBOptions(io.ComfyNode):
@@ -57,6 +59,22 @@ class StableAnimatorHJBOptions(io.ComfyNode):
                     "chunk", default=8, min=1, max=64,
                     tooltip="Frames decoded at a time. Lower it when memory runs out; the loss is unchanged.",
                 ),
+                io.Combo.Input(
+                    "stop", optional=True, options=["count", "adaptive"], default="count",
+                    tooltip="count: every frame gets all iterations. adaptive: each frame stops by itself, when it "
+                    "gets no more alike or its face sharper than the reference's; iterations is then the most.",
+                ),
+                io.Float.Input(
+                    "sharpest", optional=True, default=DEFAULTS.sharpest, min=0.1, max=10.0, step=0.05, round=0.01,
+                    tooltip="adaptive: a face that is so many times as sharp as the reference's stops. Above 1 it is "
+                    "sharper than the reference, which looks over-sharpened.",
+                ),
+                io.Combo.Input(
+                    "strength", optional=True, options=list(CURVES), default="falling",
+                    tooltip="How the learning rate changes over the sampling steps. falling: as in the paper, full at "
+                    "the first step, nothing at the end. even: the same in all. rising: from nothing to full. "
+                    "middle: full halfway.",
+                ),
             ],
             outputs=[HJB.Output("hjb", display_name="hjb", tooltip="For Sample.")],
         )  # fmt: skip
@@ -69,8 +87,10 @@ class StableAnimatorHJBOptions(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, enabled: bool, iterations: int, first_step: int, last_step: int, learning_rate: float,
-                decode: str, scope: str, chunk: int) -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls, enabled: bool, iterations: int, first_step: int, last_step: int, learning_rate: float, decode: str,
+        scope: str, chunk: int, stop: str = "count", sharpest: float = DEFAULTS.sharpest, strength: str = "falling",
+    ) -> io.NodeOutput:  # fmt: skip
         numbers = {
             "iterations": iterations if enabled else 0,
             "first_step": first_step,
@@ -78,4 +98,5 @@ class StableAnimatorHJBOptions(io.ComfyNode):
             "lr": learning_rate,
         }
         given = {name: value for name, value in numbers.items() if value != OWN}
-        return io.NodeOutput(given | {"decode": decode, "scope": scope, "chunk": chunk})
+        chosen = {"decode": decode, "scope": scope, "chunk": chunk, "stop": stop, "sharpest": sharpest}
+        return io.NodeOutput(given | chosen | {"strength": CURVES[strength]})

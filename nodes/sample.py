@@ -8,10 +8,12 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.pipeline import SamplingConfig, model_hjb, sample
+from ..stableanimator_core.pipeline import SamplingConfig, model_hjb, plan_sampling, sample
+from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
+from .desk import IdentityScope, memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks, show_text
@@ -82,9 +84,20 @@ class StableAnimatorSample(io.ComfyNode):
                     "context_overlap", default=0, min=0, max=127,
                     tooltip="Frames that neighbouring windows share. 0 = the model's own share of context_frames.",
                 ),
+                io.Int.Input(
+                    "draft", optional=True, default=0, min=0, max=999,
+                    tooltip="Makes only so many frames, those that tell most about pose and identity, to tune with; "
+                    "the latents are these frames alone. 0 = the whole video.",
+                ),
+                io.Boolean.Input(
+                    "identity_scope", optional=True, default=True,
+                    tooltip="Shows below how alike every frame's face is to the reference's, in every step. Costs one "
+                    "decoding of the faces per step; off costs nothing.",
+                ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # runs by itself while it is tuned, and tells the page again when nothing has changed
         )  # fmt: skip
 
     @classmethod
@@ -92,7 +105,8 @@ class StableAnimatorSample(io.ComfyNode):
     def execute(
         cls, model: AnimatorModel, reference: Tensor, poses: list[dict], seed: int, steps: int, guidance_first: float,
         guidance_last: float, width: int, height: int, context_frames: int, context_overlap: int,
-        face: ReferenceFace | None = None, hjb: dict | None = None, pose_images: Tensor | None = None,
+        face: ReferenceFace | None = None, hjb: dict | None = None, pose_images: Tensor | None = None, draft: int = 0,
+        identity_scope: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
         config, node = model.models.config, cls.hidden.unique_id
         settings = _settings(
@@ -103,12 +117,25 @@ class StableAnimatorSample(io.ComfyNode):
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         _check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
-        preview = preview_format(models, picture, settings.width, settings.height)
-        hooks = sampling_hooks(node, preview, models.device, settings.steps, options if face else None)
-        made = sample(models, picture, motion, face, settings, options, pose_images=drawn, hooks=hooks)
-        if made.notes:
-            show_text(node, "\n".join(made.notes))
-        return io.NodeOutput(latents_to_samples(made.latents, models.vae.config.scaling_factor))
+        frames = telling_frames(motion, draft)
+        given = models, picture, motion.picked(frames), face, settings, options
+        drawn = None if drawn is None else drawn[frames]
+        memory = memory_of(model, node)
+        plan = plan_sampling(memory.trail, *given, pose_images=drawn)
+        memory.forget_from(plan.first)
+        scope = IdentityScope(node, frames, face, options, plan, memory) if identity_scope else None
+        if scope is None and plan.first:
+            show_text(node, plan.text())
+        hooks = sampling_hooks(
+            node, preview_format(models, picture, settings.width, settings.height), models.device, plan,
+            options if face else None, scope and scope.on_identity,
+        )  # fmt: skip
+        made = sample(*given, pose_images=drawn, hooks=hooks, measure=identity_scope, trail=memory.trail)
+        latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
+        notes = [*_draft_notes(frames, motion.frames), *made.notes]
+        if notes:
+            show_text(node, "\n".join(notes))
+        return io.NodeOutput(latent, ui={"identity": scope.end()} if scope else {})
 
 
 class StableAnimatorDecode(io.ComfyNode):
@@ -159,6 +186,13 @@ def _settings(
         context_window=or_default(window),
         context_overlap=or_default(overlap) if window else None,
     )
+
+
+def _draft_notes(frames: list[int], of: int) -> list[str]:
+    """Which frames a draft made."""
+    if len(frames) == of:
+        return []
+    return [f"a draft: frames {', '.join(map(str, frames))} of 0 to {of - 1}; draft 0 makes them all"]
 
 
 def _check_face(face: ReferenceFace | None, models: Models) -> None:

@@ -15,7 +15,7 @@ export const COLOURS = {
 };
 
 /** A context's font of `size` px. */
-export const font = (size, weight = "") => `${weight} ${size}px Inter, system-ui, sans-serif`.trim();
+export const font = (size, weight = "") => `${weight} ${size}px Inter, Arial, sans-serif`.trim();
 
 /**
  * The node that the server calls `id`: "5", or "1:2:5" for node 5 in subgraph node 2 in subgraph node 1.

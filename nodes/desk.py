@@ -1,0 +1,149 @@
+"""What a running node tells its view in the page, and what it keeps for its next run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.hjb import HJBConfig, Likeness
+from ..stableanimator_core.pipeline import to_uint8
+from ..stableanimator_core.trail import Plan, Trail
+from .patchers import AnimatorModel
+
+IDENTITY = "stableanimator.identity"
+WAITING = 256  # messages for the page; more, and it does not keep up
+COLUMNS = 64  # frames that the page draws, the most
+FACE_SIDE = 64  # px
+MEMORIES = 2  # nodes of one model that keep their steps
+
+
+def tell(event: str, data: dict) -> None:
+    """Send something to the page that queued the run, or drop it while that page does not keep up. Never waits."""
+    server = PromptServer.instance
+    if server is not None and server.client_id is not None and server.messages.qsize() < WAITING:
+        server.send_sync(event, data | {"prompt_id": server.last_prompt_id}, server.client_id)
+
+
+@dataclass
+class Memory:
+    """What a Sample node keeps of its last run: x of its steps, and the likeness that was measured in them."""
+
+    trail: Trail = field(default_factory=Trail)
+    told: list[dict] = field(default_factory=list)
+
+    def forget_from(self, step: int) -> None:
+        """Drop what was measured in steps that will be run again, whether they will be measured or not."""
+        self.told = [event for event in self.told if event["step"] < step]
+
+
+# With their model, which ComfyUI drops from its cache when its memory is freed.
+_MEMORIES: WeakKeyDictionary[object, OrderedDict[str, Memory]] = WeakKeyDictionary()
+
+
+def memory_of(model: AnimatorModel, node: str) -> Memory:
+    """What this node kept when it last ran with this model; of each model's nodes the latest two keep theirs."""
+    kept = _MEMORIES.setdefault(model.models.unet, OrderedDict())
+    kept[node] = kept.pop(node, None) or Memory()
+    while len(kept) > MEMORIES:
+        kept.popitem(last=False)
+    return kept[node]
+
+
+class IdentityScope:
+    """Tells the page how alike the faces are while it is measured, and records it for the node's output.
+
+    One "start", a "likeness" for every measurement and one "end"; web/scope.js draws them. A clip of more than 64
+    frames is told as 64 columns, each the worst of its frames. Iterations between the first and the last of a step are
+    recorded by their mean alone.
+    frames: the clip's frame numbers. memory: what it holds of steps that are not run again is told first.
+    """
+
+    def __init__(
+        self, node: str, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig, plan: Plan, memory: Memory
+    ) -> None:
+        self._node, self._memory, self._frames = node, memory, list(frames)
+        self._started, self._plan = time.monotonic(), plan
+        self._columns = np.array_split(np.arange(len(frames)), min(len(frames), COLUMNS))
+        refined = [step for step in range(plan.steps) if face is not None and hjb.rate(step, plan.steps) > 0]
+        self._start = {
+            "kind": "start",
+            "steps": plan.steps,
+            "first": plan.first,
+            "refined": [refined[0], refined[-1]] if refined else None,
+            "iterations": hjb.iterations,
+            "frames": [self._frames[column[0]] for column in self._columns],
+            "text": plan.text(),
+            "face": None if face is None or face.crop is None else picture_url(face.crop),
+        }
+        self._tell(self._start | {"kept": _with_last_face(memory.told)})
+
+    def on_identity(self, likeness: Likeness) -> None:
+        """Tell and record one measurement; frames without a face have none."""
+        csim = likeness.csim.float().cpu().numpy()
+        if np.isnan(csim).all():
+            return
+        worst = int(np.nanargmin(csim))
+        phase = "alone"
+        if likeness.refined:
+            phase = "after" if likeness.last else "refining" if likeness.iteration else "before"
+        event = {
+            "kind": "likeness",
+            "step": likeness.step,
+            "iteration": likeness.iteration,
+            "phase": phase,
+            "csim": [_rounded(csim[column]) for column in self._columns],
+            "mean": round(float(np.nanmean(csim)), 3),
+            "worst": {"frame": self._frames[worst], "csim": round(float(csim[worst]), 3)},
+        }
+        if likeness.last:
+            event["worst"]["face"] = picture_url(likeness.faces[likeness.frames.index(worst)])
+        self._tell(event)
+        shown = event if phase != "refining" else {key: value for key, value in event.items() if key != "csim"}
+        self._memory.told.append(shown)
+
+    def end(self) -> list[dict]:
+        """Tell that the run is over; all events, for the node's output."""
+        first, steps = self._plan.first, self._plan.steps
+        text = f"steps {first} to {steps - 1} ran in {time.monotonic() - self._started:.0f} s"
+        if first == steps:
+            text = f"all {steps} steps were kept, nothing was run"
+        elif first:
+            text += f", steps 0 to {first - 1} were kept"
+        if self._start["face"] is None:
+            text += "; without a face there is no identity to follow"
+        end = {"kind": "end", "text": text}
+        self._tell(end)
+        return [self._start, *_with_last_face(self._memory.told), end]
+
+    def _tell(self, event: dict) -> None:
+        tell(IDENTITY, event | {"node": self._node})
+
+
+def _with_last_face(told: list[dict]) -> list[dict]:
+    """The same events, only the last one with the picture of its worst face: the page shows no other."""
+    faceless = [event | {"worst": {**event["worst"], "face": None}} for event in told[:-1]]
+    return [*faceless, *told[-1:]]
+
+
+def _rounded(csim: np.ndarray) -> float | None:
+    """The worst of some frames' similarities, None where none of them has a face."""
+    known = csim[~np.isnan(csim)]
+    return round(float(known.min()), 3) if len(known) else None
+
+
+def picture_url(picture: Tensor) -> str:
+    """A small JPEG of a picture, [3, H, W] in -1..1, as a URL that holds it."""
+    pixels, file = Image.fromarray(to_uint8(picture[None].float())[0]), io.BytesIO()
+    pixels.resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

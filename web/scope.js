@@ -1,0 +1,308 @@
+// The identity scope: how much every frame's face looks like the reference's, step by step, below Sample's widgets.
+//
+// The server tells it in events (nodes/desk.py): one "start", a "likeness" per measurement, one "end". They come live
+// and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is kept
+// in node.properties and so in the workflow: similarities in thousandths, at most 64 frames.
+
+import { app } from "../../scripts/app.js";
+import { COLOURS, addCanvas, chain, heat, listen, noteChange, nodeOf, picture, write } from "./common.js";
+
+const NODE = "StableAnimatorSample";
+const EVENT = "stableanimator.identity";
+const KEPT = "stableanimator_scope"; // of node.properties
+const HEIGHT = 304;
+const FACE = 52; // px, a face in the header
+const WIDTH = 400; // of a new node
+const NAME = "identity";
+const HINT =
+  "Cosine similarity of each frame's face to the reference's, measured by the network that HJB optimises: it rises by " +
+  "itself. Identity Score judges the finished video by a network of its own, where the model has one.";
+
+const thousandths = (values) => values.map((value) => (value === null ? null : Math.round(1000 * value)));
+const said = (value) => (value / 1000).toFixed(2);
+const known = (values) => (values ?? []).filter((value) => value !== null);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** What is known after one more event. A "start" forgets all before it. */
+export function hear(history, event) {
+  if (event.kind === "start") {
+    const { prompt_id, steps, first, refined, iterations, frames, text, face } = event;
+    return { prompt_id, steps, first, refined, iterations, frames, text, face, state: "running", rows: {} };
+  }
+  if (event.kind === "end") return { ...history, state: "done", text: event.text };
+  const row = (history.rows[event.step] ??= { refined: event.phase !== "alone", means: [] });
+  row.means.push(Math.round(1000 * event.mean));
+  if (event.csim) row[event.iteration ? "after" : "before"] = thousandths(event.csim);
+  const { frame, csim, face } = event.worst;
+  row.worst = frame;
+  if (face) history.worst = { frame, csim: Math.round(1000 * csim), face };
+  return { ...history, step: event.step, iteration: event.iteration };
+}
+
+/** Where everything lies: the curve above the heat strip, both over the same steps. */
+function layout(history, width, height) {
+  const [left, right, top] = [34, width - 30, 96];
+  const bottom = height - 36;
+  const split = Math.round(top + (bottom - top) * 0.52);
+  const step = (right - left) / history.steps;
+  const lowest = Math.min(...Object.values(history.rows).flatMap((row) => [...row.means, ...known(row.before), ...known(row.after)]));
+  const low = Number.isFinite(lowest) ? Math.min(Math.floor(lowest / 200) * 200, 800) : 0;
+  return {
+    left, right, width, height, step, low,
+    curve: { top, bottom: split - 7 },
+    strip: { top: split + 7, bottom },
+    x: (at) => left + at * step,
+    y: (value) => split - 7 - ((value - low) / (1000 - low)) * (split - 7 - top),
+  };
+}
+
+/** Where in a step its measurements lie, 0..1: before HJB at the left, after its last iteration at the right. */
+const within = (row, index, iterations) => (row.refined ? 0.1 + 0.8 * (index / Math.max(iterations, row.means.length - 1)) : 0.5);
+
+function paintHeader(context, history, { width }, redraw) {
+  const faces = [[history.face, "reference"], [history.worst?.face, history.worst ? `frame ${history.worst.frame}` : "worst"]];
+  let x = 10;
+  for (const [url, label] of faces) {
+    context.fillStyle = COLOURS.panel;
+    context.fillRect(x, 10, FACE, FACE);
+    const image = picture(url, redraw);
+    if (image) context.drawImage(image, x, 10, FACE, FACE);
+    write(context, label, x + FACE / 2, FACE + 21, { colour: COLOURS.faint, size: 9, align: "center" });
+    x += FACE + 8;
+  }
+  x += 6;
+  const room = width - x - 8;
+  const row = history.rows[history.step];
+  if (!row) {
+    const waiting = history.state === "running" ? "waiting for the first step" : "nothing was measured";
+    write(context, waiting, x, 38, { colour: COLOURS.faint, size: 12, room });
+    return;
+  }
+  const big = { size: 22, weight: 600 };
+  const [before, now] = [row.means[0], row.means[row.means.length - 1]];
+  write(context, said(before), x, 31, { ...big, colour: row.refined ? COLOURS.plain : COLOURS.ink });
+  if (row.means.length > 1) {
+    write(context, `→ ${said(now)}`, x + context.measureText(said(before)).width + 7, 31, { ...big, colour: COLOURS.good });
+  }
+  const running = history.state === "running";
+  const iteration = running && row.refined ? `, iteration ${history.iteration} of ${history.iterations}` : "";
+  const start = history.rows[history.refined?.[0]]?.means[0];
+  const gained = start === undefined ? "at the end" : `at the end, ${said(start)} before HJB`;
+  const where = running || history.step < history.steps - 1 ? `in step ${history.step}${iteration}` : gained;
+  write(context, `mean similarity ${where}`, x, 49, { colour: COLOURS.faint, room });
+  const worst = Math.min(...known(row.after ?? row.before));
+  write(context, `worst frame ${row.worst}: ${said(worst)}`, x, 65, { colour: COLOURS.bad, room });
+}
+
+function paintGrid(context, history, area) {
+  const { left, right, low, curve, strip, x, y, step } = area;
+  context.fillStyle = COLOURS.panel;
+  context.fillRect(left, curve.top, right - left, curve.bottom - curve.top);
+  context.fillRect(left, strip.top, right - left, strip.bottom - strip.top);
+  if (history.refined) {
+    const [first, last] = history.refined;
+    context.fillStyle = "#4fd1b518";
+    context.fillRect(x(first), curve.top, (last - first + 1) * step, curve.bottom - curve.top);
+    write(context, "HJB", x(first) + 4, curve.top + 10, { colour: COLOURS.good, size: 9 });
+  }
+  context.strokeStyle = COLOURS.grid;
+  context.lineWidth = 0.5;
+  for (let value = low; value <= 1000; value += 200) {
+    context.beginPath();
+    context.moveTo(left, y(value));
+    context.lineTo(right, y(value));
+    context.stroke();
+    write(context, (value / 1000).toFixed(1), left - 5, y(value) + 3, { colour: COLOURS.faint, size: 9, align: "right" });
+  }
+  const each = [1, 2, 5, 10, 20, 50].find((count) => count * step >= 22) ?? 100;
+  for (let number = 0; number < history.steps; number += each) {
+    write(context, String(number), x(number + 0.5), strip.bottom + 11, { colour: COLOURS.faint, size: 9, align: "center" });
+  }
+  write(context, "step", right + 4, strip.bottom + 11, { colour: COLOURS.faint, size: 9 });
+}
+
+function line(context, points, colour, width) {
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.lineJoin = "round";
+  context.beginPath();
+  points.forEach(([px, py], index) => (index ? context.lineTo(px, py) : context.moveTo(px, py)));
+  context.stroke();
+}
+
+function dot(context, [px, py], colour, radius) {
+  context.fillStyle = colour;
+  context.beginPath();
+  context.arc(px, py, radius, 0, 2 * Math.PI);
+  context.fill();
+}
+
+function paintCurve(context, history, { left, right, curve, x, y, step }) {
+  const rows = Object.entries(history.rows).map(([number, row]) => [Number(number), row]);
+  const radius = Math.min(3, Math.max(1.2, step / 6));
+  const worst = [];
+  const all = [];
+  for (const [number, row] of rows) {
+    const points = row.means.map((value, index) => [x(number + within(row, index, history.iterations)), y(value)]);
+    all.push(...points);
+    if (known(row.before).length) worst.push([points[0][0], y(Math.min(...known(row.before)))]);
+    if (row.after) worst.push([points[points.length - 1][0], y(Math.min(...known(row.after)))]);
+  }
+  line(context, worst, `${COLOURS.bad}aa`, 1);
+  line(context, all, `${COLOURS.ink}70`, 1);
+  for (const [number, row] of rows) {
+    const points = row.means.map((value, index) => [x(number + within(row, index, history.iterations)), y(value)]);
+    if (points.length > 1) {
+      line(context, points, COLOURS.good, 2);
+      dot(context, points[points.length - 1], COLOURS.good, radius);
+    }
+    dot(context, points[0], COLOURS.plain, radius);
+  }
+  const y0 = curve.top - 5;
+  let end = right;
+  for (const [text, colour] of [["worst frame", COLOURS.bad], ["after HJB", COLOURS.good], ["mean", COLOURS.plain]]) {
+    write(context, text, end, y0, { colour, size: 9, align: "right" });
+    end -= context.measureText(text).width + 8;
+    dot(context, [end + 3, y0 - 3], colour, 2);
+    end -= 10;
+  }
+  write(context, "similarity", left, y0, { colour: COLOURS.faint, size: 9 });
+}
+
+function paintStrip(context, history, { left, right, low, strip, x, step }) {
+  const tall = (strip.bottom - strip.top) / history.frames.length;
+  const gap = step > 8 ? 1 : 0;
+  const column = (values, from, wide) =>
+    values.forEach((value, frame) => {
+      if (value === null) return;
+      context.fillStyle = heat((value - low) / (1000 - low));
+      context.fillRect(from, strip.top + frame * tall, wide, Math.ceil(tall * 2) / 2 + 0.25);
+    });
+  for (const [number, row] of Object.entries(history.rows)) {
+    const [from, wide] = [x(Number(number)), step - gap];
+    if (row.before) column(row.before, from, row.after ? wide / 2 : wide);
+    if (row.after) column(row.after, from + wide / 2, wide / 2);
+  }
+  const label = { colour: COLOURS.faint, size: 9, align: "right" };
+  write(context, String(history.frames[0]), left - 5, strip.top + 8, label);
+  write(context, String(history.frames[history.frames.length - 1]), left - 5, strip.bottom - 1, label);
+  write(context, "frame", left - 5, (strip.top + strip.bottom) / 2 + 3, label);
+  for (let row = strip.top; row < strip.bottom; row += 1) {
+    context.fillStyle = heat(1 - (row - strip.top) / (strip.bottom - strip.top));
+    context.fillRect(right + 5, row, 5, 1.5);
+  }
+  write(context, "1", right + 13, strip.top + 8, { ...label, align: "left" });
+  write(context, (low / 1000).toFixed(1), right + 13, strip.bottom - 1, { ...label, align: "left" });
+}
+
+function paintKept(context, history, { left, strip, x, right }) {
+  if (!history.first) return;
+  context.fillStyle = `${COLOURS.paper}90`;
+  context.fillRect(left, strip.top, x(history.first) - left, strip.bottom - strip.top);
+  line(context, [[left, strip.bottom + 15], [x(history.first) - 2, strip.bottom + 15]], COLOURS.faint, 2);
+  line(context, [[x(history.first), strip.bottom + 15], [right, strip.bottom + 15]], COLOURS.good, 2);
+  write(context, "kept", left + 4, strip.bottom - 4, { size: 10, weight: 600, room: x(history.first) - left - 6 });
+}
+
+/** What the pointer is over: a step and the index of a frame; null elsewhere. */
+function place(history, area, pointer) {
+  const step = Math.floor((pointer.x - area.left) / area.step);
+  if (step < 0 || step >= history.steps || pointer.y < area.curve.top || pointer.y > area.strip.bottom) return null;
+  const down = (pointer.y - area.strip.top) / (area.strip.bottom - area.strip.top);
+  return { step, frame: down >= 0 ? Math.min(Math.floor(down * history.frames.length), history.frames.length - 1) : null };
+}
+
+/** One line about a step, or about a frame in it. */
+function sentence(history, { step, frame }) {
+  const row = history.rows[step];
+  if (!row) return `step ${step}: not measured`;
+  const value = (values, whole) => (frame === null ? whole : values?.[frame]);
+  const [before, after] = [value(row.before, row.means[0]), row.after && value(row.after, row.means[row.means.length - 1])];
+  const where = frame === null ? `step ${step}, mean` : `step ${step}, frame ${history.frames[frame]}`;
+  if (before === null) return `${where}: no face`;
+  if (before === undefined) return where;
+  return after === undefined ? `${where}: ${said(before)}` : `${where}: ${said(before)} before HJB, ${said(after)} after`;
+}
+
+function paint(context, width, height, history, pointer, redraw) {
+  context.fillStyle = COLOURS.paper;
+  context.fillRect(0, 0, width, height);
+  if (!history) {
+    const middle = { colour: COLOURS.faint, size: 12, align: "center" };
+    write(context, "Identity scope", width / 2, height / 2 - 8, { ...middle, colour: COLOURS.ink, size: 13, weight: 600 });
+    write(context, "how alike every frame's face is, step by step, while it runs", width / 2, height / 2 + 12, middle);
+    return;
+  }
+  const area = layout(history, width, height);
+  paintHeader(context, history, area, redraw);
+  paintGrid(context, history, area);
+  paintCurve(context, history, area);
+  paintStrip(context, history, area);
+  paintKept(context, history, area);
+  const over = pointer && place(history, area, pointer);
+  if (over) {
+    context.strokeStyle = COLOURS.ink;
+    context.lineWidth = 1;
+    context.strokeRect(area.x(over.step), area.curve.top, area.step, area.strip.bottom - area.curve.top);
+  }
+  const text = over ? sentence(history, over) : history.state === "stopped" ? `stopped; ${history.text}` : history.text;
+  write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
+}
+
+function addScope(node) {
+  const state = { pointer: null };
+  const { canvas, widget, redraw } = addCanvas(node, NAME, HEIGHT, (context, width, height) =>
+    paint(context, width, height, node.properties[KEPT], state.pointer, redraw),
+  );
+  canvas.title = HINT;
+  canvas.addEventListener("pointermove", (event) => {
+    state.pointer = { x: event.offsetX, y: event.offsetY };
+    redraw();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    state.pointer = null;
+    redraw();
+  });
+  node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
+
+  const keep = (history) => {
+    node.properties[KEPT] = history;
+    redraw();
+  };
+  listen(node, EVENT, (event) => {
+    if (nodeOf(event.node) !== node) return;
+    const history = node.properties[KEPT];
+    if (event.kind === "start") keep((event.kept ?? []).reduce(hear, hear(null, event)));
+    else if (history?.prompt_id === event.prompt_id) keep(hear(history, event));
+  });
+  for (const ending of ["execution_interrupted", "execution_error"]) {
+    listen(node, ending, () => {
+      const history = node.properties[KEPT];
+      if (history?.state === "running") keep({ ...history, state: "stopped" });
+    });
+  }
+  chain(node, "onExecuted", (output) => {
+    if (!output?.identity?.length) return;
+    keep(output.identity.reduce(hear, null));
+    noteChange();
+  });
+  chain(node, "onConfigure", redraw);
+
+  const shown = node.widgets.find(({ name }) => name === "identity_scope");
+  const show = () => {
+    const wanted = shown?.value ?? true;
+    if (widget.hidden === !wanted) return;
+    widget.hidden = !wanted;
+    node.setSize([node.size[0], node.computeSize()[1]]);
+    redraw();
+  };
+  if (shown) chain(shown, "callback", show);
+  chain(node, "onConfigure", show);
+}
+
+app.registerExtension({
+  name: "StableAnimator.IdentityScope",
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addScope(node);
+  },
+});
