@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..stableanimator_core.alignment import FITS, METHODS, WITH_ALIGNER, align
+from ..stableanimator_core.alignment import FITS, METHODS, align
+from ..stableanimator_core.alignment.nudge import Nudge, nudged
+from ..stableanimator_core.alignment.view import view_alignment
 from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
 from ..stableanimator_core.pose.overlay import (
@@ -16,6 +21,7 @@ from ..stableanimator_core.pose.overlay import (
     residual_sentence,
     shape_note,
 )
+from ..stableanimator_core.video.formats import fitted
 from ..stableanimator_core.weights import load_aligner
 from .convert import image_to_pixels, pixels_to_image, to_poses
 from .errors import one_line_errors
@@ -24,6 +30,7 @@ from .progress import show_text
 from .wire import CATEGORY, Model, PoseKeypoint
 
 OVERLAY_SIDE, OVERLAY_FRAMES = 512, 200  # px and frames, the most: floats of 0.7 GB at worst; longer clips get smaller
+VIEW_SIDE = 768  # px, the most of the picture below the page's skeletons
 
 METHOD_TIP = (
     "learned: a network that corrects svd's fit where bodies or postures differ; the best. "
@@ -70,6 +77,23 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     optional=True,
                     tooltip="The reference picture, to see the skeletons over it. The result does not depend on it.",
                 ),
+                io.Float.Input(
+                    "nudge_x", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
+                    tooltip="Moves the result to the right by so many percent of the reference body's height. "
+                    "Dragging the skeleton in the view below writes it.",
+                ),
+                io.Float.Input(
+                    "nudge_y", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
+                    tooltip="Moves the result down, in percent of the reference body's height.",
+                ),
+                io.Float.Input(
+                    "nudge_scale", optional=True, default=1.0, min=0.1, max=10.0, step=0.01, round=0.001,
+                    tooltip="Makes the result so many times as large, about its neck and hips in the first frame.",
+                ),
+                io.Float.Input(
+                    "nudge_rotate", optional=True, default=0.0, min=-180.0, max=180.0, step=0.5, round=0.01,
+                    tooltip="Turns the result by so many degrees, clockwise, about the same point.",
+                ),
             ],
             outputs=[
                 PoseKeypoint.Output("aligned", display_name="poses", tooltip="On the reference's canvas, for Sample."),
@@ -87,11 +111,14 @@ class StableAnimatorAlignPoses(io.ComfyNode):
     @one_line_errors
     def execute(
         cls, driving: list[dict], reference: list[dict], method: str, fit: str, proportions: bool = False,
-        picture: Tensor | None = None,
+        picture: Tensor | None = None, nudge_x: float = 0.0, nudge_y: float = 0.0, nudge_scale: float = 1.0,
+        nudge_rotate: float = 0.0,
     ) -> io.NodeOutput:  # fmt: skip
-        motion, body = to_poses(driving, "driving"), to_poses(reference, "reference")
-        aligner = load_aligner() if method in WITH_ALIGNER else None
-        aligned = align(motion, body, method, fit=fit, aligner=aligner, proportions=proportions)
+        motion, body, aligner = to_poses(driving, "driving"), to_poses(reference, "reference"), load_aligner()
+        fitting = {"fit": fit, "aligner": aligner, "proportions": proportions}
+        found = align(motion, body, method, **fitting)
+        nudge = Nudge(nudge_x, nudge_y, nudge_scale, nudge_rotate)
+        aligned = nudged(found, body, nudge)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))
         text = "\n".join(
@@ -102,7 +129,18 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         preview = ui.PreviewImage(pixels_to_image(draw_summary(*given, picture=below)[None]))
         side = round(OVERLAY_SIDE * min(1, OVERLAY_FRAMES / motion.frames) ** 0.5)
         overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=side))
-        return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui={"text": (text,), **preview.as_dict()})
+        view = view_alignment(found, motion, body, **fitting) | {"nudge": nudge, "picture": _stored(below)}
+        shown = {"text": (text,), "alignment": (view,), **preview.as_dict()}
+        return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui=shown)
+
+
+def _stored(picture: np.ndarray | None) -> dict[str, Any] | None:
+    """A copy of a picture, [H, W, 3] uint8, for the page: where it can be fetched."""
+    if picture is None:
+        return None
+    height, width = picture.shape[:2]
+    small = fitted(picture, min(VIEW_SIDE, width), min(VIEW_SIDE, height))
+    return ui.PreviewImage(pixels_to_image(small[None])).as_dict()["images"][0]
 
 
 class StableAnimatorDrawPoses(io.ComfyNode):
