@@ -61,6 +61,7 @@ LEGEND = (
 
 SPECIAL = {  # sets of pairs with a table of their own
     "plain": "adults before level cameras with long lenses",
+    "cartoon": "cartoon bodies",
     "perspective": "filmed steeply",
     "moving_camera": "moving camera",
 }

@@ -38,6 +38,7 @@ PLAIN = dict(
     p_child=0.0, p_heavy=0.0, p_stylised=0.0, yaw=45.0, p_any_yaw=0.0, p_turn=0.0, driver_framing=(1.0, 0.0, 0.0),
     reference_framing=(1.0, 0.0, 0.0), p_whole_clip=1.0, focal=(4.0, 5.0), pitch=5.0, roll=0.0,
 )  # fmt: skip
+CARTOON = dict(p_child=0.0, p_heavy=0.0, p_stylised=0.0, p_cartoon=1.0)  # as the built-in performers are drawn
 TRAVELS = 0.05  # body heights, root mean square: a pelvis that moves more has a path to speak of
 
 
@@ -63,8 +64,8 @@ def evaluate_alignment(
     A pair on which a method raises counts as failed, and with the dis of "none", which is what a user is left with.
     travel: the aligned pelvis's path against the truth's where it moves at least TRAVELS: correlation and ratio of
     lengths, medians over those pairs; 1 and 1 is perfect.
-    Sets of their own, each of fewer pairs: plain, as PLAIN says; perspective, whose drivers are filmed steeply from
-    close by; moving_camera, whose drivers' camera pans, zooms and walks, with svd and learned in all FITS, whatever
+    Sets of their own, each of fewer pairs: plain, as PLAIN says; cartoon, all bodies with a head broader than the trunk
+    is long; perspective, whose drivers are filmed steeply from close by; moving_camera, whose drivers' camera pans, zooms and walks, with svd and learned in all FITS, whatever
     `fit` says.
     learned is None throughout without an aligner, which affine and homography use, too. fit: one of FITS.
     on_pairs(done, all) reports progress.
@@ -76,7 +77,7 @@ def evaluate_alignment(
     methods = [name for name in ALIGNED if name != "learned" or aligner is not None]
     tried = [name for name in ("svd", "learned") if name in methods]
     few = -(-pairs // FEWER)
-    special_fits = 2 * len(methods) + 1 + len(tried) * len(FITS)
+    special_fits = 3 * len(methods) + 1 + len(tried) * len(FITS)
     total, done = pairs * (len(methods) + len(MISSING) * len(tried)) + few * special_fits, 0
 
     def measured(
@@ -98,6 +99,7 @@ def evaluate_alignment(
         rows = {name: measured(name, poorer, none, made) for name in tried}
         missing[f"{share:g}"] = {name: _summary(rows.get(name), none) for name in ("svd", "learned")}
     plain = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, **PLAIN)
+    cartoon = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, **CARTOON)
     steep = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, steep=Steep())
     moving = misaligned_pairs(motions, shapes, few, frames=frames, seed=seed, handheld=Handheld())
     distances = {name: outcome.distance for name, outcome in outcomes.items()}
@@ -110,6 +112,7 @@ def evaluate_alignment(
         "views": _rows(distances, is_side_view(made).long(), ("front or back", "side")),
         "travel": {name: travel(outcome.moved, made) for name, outcome in outcomes.items()},
         "plain": _special(measured, plain, {name: (name, fit) for name in methods[1:]}),
+        "cartoon": _special(measured, cartoon, {name: (name, fit) for name in methods[1:]}),
         "perspective": _special(measured, steep, {name: (name, fit) for name in methods[1:]}),
         "moving_camera": _special(measured, moving, {f"{name}, {way}": (name, way) for name in tried for way in FITS}),
         "worse_than_none": None if aligner is None else int((distances["learned"] > distances["none"]).sum()),

@@ -154,11 +154,12 @@ def test_side_views_are_told_by_the_heading(pairs):
     assert found.tolist() == [False] * 3 + [True] * 4 + [False] * 2 + [True, False, True]
 
 
-def test_special_cameras_have_pairs_of_their_own(motions, shapes, net):
+def test_special_bodies_and_cameras_have_pairs_of_their_own(motions, shapes, net):
     """A quarter as many, the same ones for a seed, filmed as their name says; fits are compared where cameras move."""
     scores, _ = evaluation.evaluate_alignment(motions, shapes, aligner=net, pairs=9, frames=6, fit="frames")
     for group, options in (
-        ("plain", evaluation.PLAIN), ("perspective", dict(steep=Steep())), ("moving_camera", dict(handheld=Handheld())),
+        ("plain", evaluation.PLAIN), ("cartoon", evaluation.CARTOON), ("perspective", dict(steep=Steep())),
+        ("moving_camera", dict(handheld=Handheld())),
     ):  # fmt: skip
         made = evaluation.misaligned_pairs(motions, shapes, 3, frames=6, seed=0, **options)
         assert scores[group]["pairs"] == 3
@@ -295,7 +296,7 @@ def test_command_with_weights_and_a_plot(run, walk, net, tmp_path):
     text = run(*argv, "--plot", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
     words = ("learned", "oracle", "70 % of the joints missing", "plot:", "reference: ", "homography")
-    for word in (*words, "filmed steeply, 2 pairs", "moving camera, 2 pairs", "learned, smooth"):
+    for word in (*words, "cartoon bodies, 2 pairs", "filmed steeply, 2 pairs", "moving camera, 2 pairs", "learned, smooth"):
         assert word in text
     result = json.loads(run(*argv, "--json"))
     assert isinstance(result["missing"]["0.7"]["learned"]["dis"], float)
