@@ -15,14 +15,18 @@ WIDGETS = {
     "StableAnimatorExtractPoses": [
         "detector", "person", "everyone", "min_person_score", "min_score", "fill_gap", "smooth", "download",
     ],
-    "StableAnimatorAlignPoses": ["method", "fit", "proportions"],
+    "StableAnimatorAlignPoses": [
+        "method", "fit", "proportions", "nudge_x", "nudge_y", "nudge_scale", "nudge_rotate",
+    ],
     "StableAnimatorDrawPoses": ["width", "height"],
     "StableAnimatorEncodeFace": ["choose"],
     "StableAnimatorHJBOptions": [
         "enabled", "iterations", "first_step", "last_step", "learning_rate", "decode", "scope", "chunk",
+        "stop", "sharpest", "strength",
     ],
     "StableAnimatorSample": [
         "seed", "steps", "guidance_first", "guidance_last", "width", "height", "context_frames", "context_overlap",
+        "draft", "identity_scope",
     ],
     "StableAnimatorDecode": ["chunk"],
     "StableAnimatorPreflight": ["steps", "width", "height", "context_frames", "measure"],
