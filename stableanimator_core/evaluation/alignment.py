@@ -65,8 +65,8 @@ def evaluate_alignment(
     travel: the aligned pelvis's path against the truth's where it moves at least TRAVELS: correlation and ratio of
     lengths, medians over those pairs; 1 and 1 is perfect.
     Sets of their own, each of fewer pairs: plain, as PLAIN says; cartoon, all bodies with a head broader than the trunk
-    is long; perspective, whose drivers are filmed steeply from close by; moving_camera, whose drivers' camera pans, zooms and walks, with svd and learned in all FITS, whatever
-    `fit` says.
+    is long; perspective, whose drivers are filmed steeply from close by; moving_camera, whose drivers' camera pans,
+    zooms and walks, with svd and learned in all FITS, whatever `fit` says.
     learned is None throughout without an aligner, which affine and homography use, too. fit: one of FITS.
     on_pairs(done, all) reports progress.
     Raises InputError for pairs or frames below 1.
