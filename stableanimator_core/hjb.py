@@ -331,15 +331,18 @@ class _Rest:
         self.moving = found.to(x0.device, copy=True)  # [F]
         self._best = x0.detach().clone()  # [F, 4, h, w]
         self._csim = x0.new_full((len(x0),), -math.inf)  # [F], of the best
+        self._mark = self._csim  # [F], at the last rise
         self._waited = torch.zeros_like(self.moving, dtype=torch.long)  # [F] iterations without a rise
 
     def judge(self, x0: Tensor, csim: Tensor, sharp: Tensor | None, sharpest: float) -> None:
         """Send frames to rest; csim, sharp: [F] of x0."""
         fine = torch.ones_like(self.moving) if sharp is None else ~(sharp > sharpest)
-        risen = self.moving & fine & (csim > self._csim + RISE)
-        risen |= self._csim.isinf() & self.moving  # what HJB starts from is the best of none
-        self._best[risen] = x0.detach()[risen]
-        self._csim = torch.where(risen, csim, self._csim)
+        first = self._csim.isinf()  # what HJB starts from is the best so far
+        better = self.moving & (first | fine & (csim > self._csim))
+        risen = better & (csim > self._mark + RISE)
+        self._best[better] = x0.detach()[better]
+        self._csim = torch.where(better, csim, self._csim)
+        self._mark = torch.where(risen, csim, self._mark)
         self._waited = torch.where(risen, 0, self._waited + 1)
         self.moving &= fine & (self._waited < PATIENCE)
 

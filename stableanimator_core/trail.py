@@ -73,6 +73,11 @@ class Trail:
         """Forget the run."""
         self.__init__(self.limit_bytes)
 
+    @property
+    def denoise_seconds(self) -> float:
+        """How long the denoising of one step takes, without the face; 0 where none was run."""
+        return statistics.median([took.denoise for took in self._measured] or [0.0])
+
     def plan(self, course: Course) -> Plan:
         """What a run of this course would do."""
         first = 0
@@ -133,8 +138,7 @@ class Trail:
         iterations = sum(settings.iterations for settings in rest if settings)
         if course.key != self._key or not self._measured or (iterations and not refined):
             return None
-        plain = statistics.median(took.denoise for took in self._measured)
-        return plain * len(rest) + (iterations * statistics.median(refined) if iterations else 0.0)
+        return self.denoise_seconds * len(rest) + (iterations * statistics.median(refined) if iterations else 0.0)
 
 
 def _shared(one: Sequence, other: Sequence) -> int:

@@ -1,0 +1,246 @@
+"""Tuning of the face optimisation: settings side by side, what each costs and gives, and which one to take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import FaceError, InputError
+from .face import ReferenceFace, crop_faces, embed_reference, score_identity
+from .face.pictures import face_pictures
+from .face.sharpness import reference_among, sharpness
+from .hjb import HJBConfig
+from .keypoints import Poses
+from .pipeline import Hooks, Sampled, SamplingConfig, sample
+from .trail import Trail
+from .vae import decode_latents
+from .video import SheetRow, contact_sheet, spread
+from .video.curves import Curve, plot_curves, stacked
+from .video.pixels import from_uint8, to_uint8
+from .weights import Models
+
+CLOSE = 0.01  # of CSIM: no eye tells it apart
+OVERDONE = 1.1  # times as sharp as the reference's face
+SHOWN = 8  # faces on a sheet
+
+
+class SweepRow(NamedTuple):
+    """One setting and what it gave, means over the frames that show a face."""
+
+    hjb: HJBConfig
+    csim: float  # by the embedder that HJB optimises
+    csim_judge: float | None  # by the model's judge, which HJB never sees; None without one
+    sharpness: float  # of the faces over the reference's
+    seconds: float  # of the sampling from noise to latents
+    faces: np.ndarray  # [n, S, S, 3] uint8 RGB, to look at
+
+    @property
+    def identity(self) -> float:
+        """CSIM by whoever is the fairer judge."""
+        return self.csim if self.csim_judge is None else self.csim_judge
+
+
+class Recommendation(NamedTuple):
+    """The setting to take, and why."""
+
+    row: SweepRow
+    reason: str
+
+
+@torch.no_grad()
+def sweep_hjb(
+    models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
+    variants: Sequence[HJBConfig], *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None,
+    trail: Trail | None = None, on_variant: Callable[[int, int], None] | None = None,
+) -> list[SweepRow]:  # fmt: skip
+    """The same clip with each of these settings, in their order; other arguments as in `sample`.
+
+    Steps that settings share are run once: off first, then settings that begin late. on_variant(done, all) is called
+    after each. Raises InputError without a setting, FaceError where there is no face to optimise.
+    """
+    if not variants:
+        raise InputError("sweep: no settings to compare; give at least one number of iterations")
+    if face is None:
+        raise FaceError("sweep: there is no reference face to compare with; connect Encode Face")
+    trail, hooks = trail or Trail(), hooks or Hooks()
+    target = None
+    if models.face_judge is not None:
+        target = embed_reference(models.face_judge, from_uint8(reference), face.place).embedding
+    rows: dict[int, SweepRow] = {}
+    refining: dict[int, float] = {}
+    order = sorted(range(len(variants)), key=lambda i: -variants[i].first_step if variants[i].iterations else -np.inf)
+    for done, i in enumerate(order, 1):
+        made = sample(
+            models, reference, poses, face, settings, variants[i], pose_images=pose_images, hooks=hooks, trail=trail
+        )
+        if not made.faces.found.any():
+            raise FaceError(f"sweep: none of {poses.frames} frames shows a face; take poses that look at the camera")
+        refining[i] = sum(took.refine for took in trail.seconds)
+        rows[i] = _row(models, variants[i], made, face, target, hooks)
+        if on_variant is not None:
+            on_variant(done, len(variants))
+    plain = settings.steps * trail.denoise_seconds
+    return [rows[i]._replace(seconds=plain + refining[i]) for i in range(len(variants))]
+
+
+def _row(
+    models: Models, hjb: HJBConfig, made: Sampled, face: ReferenceFace, judged: Tensor | None, hooks: Hooks
+) -> SweepRow:  # fmt: skip
+    """The measured row, its seconds still to come. judged: the judge's embedding of the reference."""
+    video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode).clamp(-1, 1)
+    found = made.faces.found.nonzero().flatten().tolist()
+    crops = crop_faces(video[found], made.faces.picked(found), models.face_embedder.input_size)
+    among = reference_among(face, made.faces)
+
+    def csim(network, target: Tensor) -> float:
+        return float(score_identity(network, video, made.faces, target).nanmean())
+
+    return SweepRow(
+        hjb,
+        csim=csim(models.face_embedder, face.embedding),
+        csim_judge=None if judged is None else csim(models.face_judge, judged),
+        sharpness=float("nan") if among is None else float(sharpness(crops, among).mean()),
+        seconds=0.0,
+        faces=face_pictures(video, made.faces, [found[i] for i in spread(len(found), SHOWN)]),
+    )  # fmt: skip
+
+
+def sweep_variants(
+    base: HJBConfig, steps: int, iterations: Sequence[int], ranges: Sequence[tuple[int, int]] = ()
+) -> list[HJBConfig]:
+    """Every number of iterations on every range of steps, 0 once; base gives the rest, and the range without any.
+
+    steps: sampling steps in all. Raises InputError for a range beyond them.
+    """
+    for first, last in ranges:
+        if last >= steps:
+            raise InputError(f"hjb-steps {first}:{last}: there are {steps} sampling steps, 0 to {steps - 1}")
+    variants = [replace(base, iterations=0)] if 0 in iterations else []
+    for first, last in ranges or [(base.first_step, base.last_step)]:
+        counts = dict.fromkeys(count for count in iterations if count)
+        variants += [replace(base, iterations=count, first_step=first, last_step=last) for count in counts]
+    return variants
+
+
+def parse_counts(text: str) -> list[int]:
+    """Numbers of iterations, as in "0, 4, 8". Raises InputError."""
+    parts = _parts(text)
+    if not parts or not all(re.fullmatch(r"\d{1,3}", part) for part in parts):
+        raise InputError(f'iterations "{text}": give whole numbers with commas between, as in 0, 4, 8')
+    return list(map(int, parts))
+
+
+def parse_ranges(text: str) -> list[tuple[int, int]]:
+    """Ranges of sampling steps, as in "0:9, 10:19"; none in an empty text. Raises InputError."""
+    matches = [re.fullmatch(r"(\d{1,3}):(\d{1,3})", part) for part in _parts(text)]
+    if not all(matches) or any(int(match[1]) > int(match[2]) for match in matches):
+        raise InputError(f'hjb-steps "{text}": give FIRST:LAST with commas between, counted from 0, as in 0:9, 10:19')
+    return [(int(match[1]), int(match[2])) for match in matches]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def mean_rows(clips: Sequence[Sequence[SweepRow]]) -> list[SweepRow]:
+    """The same settings on several clips as one row each; faces of all clips side by side."""
+    shown = max(SHOWN // len(clips), 1)
+    means = []
+    for rows in zip(*clips, strict=True):
+        judged = [row.csim_judge for row in rows]
+        means.append(rows[0]._replace(
+            csim=float(np.nanmean([row.csim for row in rows])),
+            csim_judge=None if None in judged else float(np.nanmean(judged)),
+            sharpness=float(np.nanmean([row.sharpness for row in rows])),
+            seconds=float(np.mean([row.seconds for row in rows])),
+            faces=np.concatenate([row.faces[spread(len(row.faces), shown)] for row in rows]),
+        ))  # fmt: skip
+    return means
+
+
+def recommend(rows: Sequence[SweepRow]) -> Recommendation:
+    """The fastest row within CLOSE of the best CSIM among those whose faces are not over-sharpened.
+
+    Over-sharpened is what is more than OVERDONE times as sharp as the reference and sharper than with HJB off.
+    """
+    usual = max([OVERDONE, *(row.sharpness for row in rows if not row.hjb.iterations)])
+    sound = [row for row in rows if not row.sharpness > usual]
+    if not sound:
+        row = min(rows, key=lambda row: row.sharpness)
+        return Recommendation(row, f"{name_of(row.hjb)}: all faces are over-sharpened, these the least")
+    best = max(sound, key=lambda row: row.identity)
+    row = min((row for row in sound if row.identity >= best.identity - CLOSE), key=lambda row: row.seconds)
+    reason = f"{name_of(row.hjb)}: CSIM {row.identity:.3f} in {row.seconds:.0f} s"
+    if row is best:
+        reason += ", the best"
+    else:
+        reason += f", within {CLOSE:g} of the best, {best.identity:.3f} in {best.seconds:.0f} s ({name_of(best.hjb)})"
+    overdone = [name_of(other.hjb) for other in rows if other.sharpness > usual]
+    if overdone:
+        reason += f"; left out as over-sharpened: {'; '.join(overdone)}"
+    return Recommendation(row, reason)
+
+
+def name_of(hjb: HJBConfig) -> str:
+    """A setting in few words."""
+    if not hjb.iterations:
+        return "off"
+    most = "up to " if hjb.stop == "adaptive" else ""
+    return f"{most}{hjb.iterations} iterations, steps {hjb.first_step}:{hjb.last_step}"
+
+
+def sweep_table(rows: Sequence[SweepRow]) -> str:
+    """The numbers as plain text."""
+    wide = max(len(name_of(row.hjb)) for row in rows)
+    judged = rows[0].csim_judge is not None
+    lines = [f"{'':{wide}}   CSIM{'  judge' if judged else ''}  sharpness  seconds"]
+    for row in rows:
+        judge = f"  {row.csim_judge:5.3f}" if judged else ""
+        lines.append(f"{name_of(row.hjb):{wide}}  {row.csim:5.3f}{judge}  {row.sharpness:9.2f}  {row.seconds:7.1f}")
+    lines.append("CSIM: by the embedder that the face optimisation works on" + judged * "; judge: by one it never sees")
+    lines.append("sharpness: of the faces over the reference's")
+    return "\n".join(lines)
+
+
+def sweep_sheet(rows: Sequence[SweepRow], face: ReferenceFace | None = None) -> np.ndarray:
+    """Faces of every setting below one another, after the reference's: uint8 [H, W, 3]."""
+    sheet = [
+        SheetRow(f"{name_of(row.hjb)}: CSIM {row.identity:.2f}, sharpness {row.sharpness:.2f}", row.faces)
+        for row in rows
+    ]
+    if face is not None and face.crop is not None:
+        sheet.insert(0, SheetRow("the reference", to_uint8(face.crop[None])))
+    return contact_sheet(sheet, SHOWN)
+
+
+def sweep_plot(rows: Sequence[SweepRow]) -> np.ndarray:
+    """CSIM over seconds, and sharpness over CSIM: uint8 [H, W, 3]. Every range of steps is a curve from HJB off."""
+    judge = "CSIM by the embedder that HJB optimises" if rows[0].csim_judge is None else "CSIM by the judge"
+    ranges = dict.fromkeys((row.hjb.first_step, row.hjb.last_step) for row in rows if row.hjb.iterations)
+    groups = {
+        f"steps {first}:{last}": [
+            row for row in rows if not row.hjb.iterations or (row.hjb.first_step, row.hjb.last_step) == (first, last)
+        ]
+        for first, last in ranges
+    }  # fmt: skip
+
+    def plot(x: str, y: str, x_name: str, y_name: str) -> np.ndarray:
+        curves = [
+            Curve(
+                name, [getattr(row, x) for row in group], [getattr(row, y) for row in group],
+                [str(row.hjb.iterations) for row in group],
+            )
+            for name, group in (groups or {"off": rows}).items()
+        ]  # fmt: skip
+        return plot_curves(curves, x_name, y_name, height=400)
+
+    return stacked(
+        plot("seconds", "identity", "seconds; the numbers are iterations", judge),
+        plot("identity", "sharpness", f"{judge}; the numbers are iterations", "sharpness over the reference's face"),
+    )

@@ -1,0 +1,199 @@
+"""Settings of the face optimisation side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core.errors import FaceError, InputError
+from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.keypoints import Poses
+from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, sample
+from stableanimator_core.sweep import (
+    SweepRow,
+    mean_rows,
+    name_of,
+    parse_counts,
+    parse_ranges,
+    recommend,
+    sweep_hjb,
+    sweep_plot,
+    sweep_sheet,
+    sweep_table,
+    sweep_variants,
+)
+from stableanimator_core.trail import Trail
+from stableanimator_core.vae import decode_latents
+from stableanimator_core.video import read_image
+from stableanimator_core.weights import load_models
+
+BASE = HJBConfig(iterations=1, first_step=2, last_step=3, lr=0.3)
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model):
+    return load_models(tiny_model)
+
+
+@pytest.fixture
+def clip(models, material):
+    """Arguments of `sweep_hjb` before the variants."""
+    reference, pose = read_image(material / "reference.png"), Poses.load(material / "reference.json")
+    with torch.no_grad():
+        face = find_face(models, reference, pose)
+    settings = SamplingConfig.for_model(models.config, steps=STEPS)
+    return models, reference, Poses.load(material / "driving.json"), face, settings
+
+
+@torch.no_grad()
+def test_rows_are_what_sampling_gives(clip):
+    """In the order of the variants, whatever the order of the work; CSIM by the embedder and by the judge."""
+    models, reference, poses, face, settings = clip
+    variants = sweep_variants(BASE, STEPS, [3, 0], [(0, 1), (2, 3)])
+    done = []
+    rows = sweep_hjb(*clip, variants, on_variant=lambda *count: done.append(count))
+    assert [row.hjb for row in rows] == variants
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    for row in rows:
+        made = sample(models, reference, poses, face, settings, row.hjb)
+        video = decode_latents(models.vae, made.latents).clamp(-1, 1)
+        name, csim = StableAnimator(models).judge_identity(video, made.faces, reference, face)
+        assert name == "judge" and row.csim_judge == pytest.approx(float(csim.mean()), abs=1e-5)
+        alone = StableAnimator(replace(models, face_judge=None))
+        _, csim = alone.judge_identity(video, made.faces, reference, face)
+        assert row.csim == pytest.approx(float(csim.mean()), abs=1e-5)
+        assert row.sharpness > 0 and row.seconds > 0
+        assert row.faces.shape == (3, 96, 96, 3)
+    off, *on = rows
+    assert max(row.csim for row in on) > off.csim
+    assert all(row.seconds > off.seconds for row in on), "seconds are those of a whole run"
+
+
+def test_shared_steps_are_run_once(clip):
+    """Off is run as a whole; then what begins late, from there; what begins at step 0 shares nothing."""
+    ran, trail = [], Trail()
+    hooks = Hooks(on_step=lambda i, x0, x, n: ran.append(i))
+    variants = sweep_variants(BASE, STEPS, [0, 1, 2], [(0, 0), (3, 3)])
+    sweep_hjb(*clip, variants, hooks=hooks, trail=trail)
+    assert ran == [0, 1, 2, 3, 3, 3, 0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_a_model_without_a_judge(clip):
+    models, *rest = clip
+    (row,) = sweep_hjb(replace(models, face_judge=None), *rest, [BASE])
+    assert row.csim_judge is None and row.identity == row.csim
+    assert "judge" not in sweep_table([row])
+
+
+def test_nothing_to_compare(clip):
+    models, reference, poses, face, settings = clip
+    with pytest.raises(InputError, match="sweep: no settings to compare; give at least one number of iterations"):
+        sweep_hjb(*clip, [])
+    with pytest.raises(FaceError, match="sweep: there is no reference face to compare with; connect Encode Face"):
+        sweep_hjb(models, reference, poses, None, settings, [BASE])
+    poses.body_score[:, 0, 0] = 0
+    with pytest.raises(FaceError, match="sweep: none of 3 frames shows a face"):
+        sweep_hjb(models, reference, poses, face, settings, [BASE])
+
+
+def test_a_cancelled_sweep_stops(clip):
+    def cancel(*_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sweep_hjb(*clip, [BASE], hooks=Hooks(on_step=cancel))
+
+
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+def test_variants():
+    assert sweep_variants(BASE, STEPS, [0, 2, 2]) == [replace(BASE, iterations=0), replace(BASE, iterations=2)]
+    made = [(v.iterations, v.first_step, v.last_step) for v in sweep_variants(BASE, 9, [4, 0, 8], [(0, 3), (5, 8)])]
+    assert made == [(0, 2, 3), (4, 0, 3), (8, 0, 3), (4, 5, 8), (8, 5, 8)]
+    with pytest.raises(InputError, match="hjb-steps 2:4: there are 4 sampling steps, 0 to 3"):
+        sweep_variants(BASE, STEPS, [1], [(2, 4)])
+
+
+def test_numbers_in_a_text():
+    assert parse_counts("0, 4,8 ,") == [0, 4, 8]
+    assert parse_ranges("0:9, 10:19") == [(0, 9), (10, 19)]
+    assert parse_ranges(" ") == []
+
+
+@pytest.mark.parametrize("text", ["", "4;5", "-1", "4.5", "many"])
+def test_counts_that_are_none(text):
+    with pytest.raises(InputError) as error:
+        parse_counts(text)
+    assert str(error.value) == f'iterations "{text}": give whole numbers with commas between, as in 0, 4, 8'
+
+
+@pytest.mark.parametrize("text", ["4", "9:0", "0:9:3", "a:b", "0-9"])
+def test_ranges_that_are_none(text):
+    with pytest.raises(InputError) as error:
+        parse_ranges(text)
+    assert str(error.value).startswith(f'hjb-steps "{text}": give FIRST:LAST with commas between')
+
+
+# --- which to take ----------------------------------------------------------------------------------------------------
+
+
+def row(k, csim, seconds, sharpness=1.0, judge=None, **more) -> SweepRow:
+    faces = np.full((2, 8, 8, 3), k, np.uint8)
+    return SweepRow(replace(BASE, iterations=k, **more), csim, judge, sharpness, seconds, faces)
+
+
+def test_the_fastest_near_the_best_is_recommended():
+    rows = [row(0, 0.5, 10), row(4, 0.795, 20), row(8, 0.8, 30), row(15, 0.792, 15)]
+    found = recommend(rows)
+    assert found.row is rows[3]
+    assert found.reason == (
+        "15 iterations, steps 2:3: CSIM 0.792 in 15 s, within 0.01 of the best, 0.800 in 30 s (8 iterations, steps 2:3)"
+    )
+    assert recommend(rows[:3]).row is rows[1]
+    assert recommend(rows[:1]).reason == "off: CSIM 0.500 in 10 s, the best"
+
+
+def test_the_judge_has_the_word():
+    rows = [row(4, 0.7, 20, judge=0.66), row(8, 0.9, 30, judge=0.6)]
+    assert recommend(rows).row is rows[0]
+
+
+def test_over_sharpened_faces_are_not_recommended():
+    rows = [row(0, 0.5, 10, 0.9), row(4, 0.7, 20, 1.05), row(8, 0.9, 30, 1.3)]
+    found = recommend(rows)
+    assert found.row is rows[1]
+    assert found.reason.endswith("; left out as over-sharpened: 8 iterations, steps 2:3")
+    rows[0] = row(0, 0.5, 10, 1.4)
+    assert recommend(rows).row is rows[2], "as sharp without it"
+    found = recommend(rows[2:])
+    assert found.reason == "8 iterations, steps 2:3: all faces are over-sharpened, these the least"
+
+
+def test_several_clips_are_one_row_each():
+    one = [row(0, 0.5, 10, 1.0, 0.4), row(4, 0.7, 20, 1.0, 0.6)]
+    other = [row(0, 0.7, 20, 2.0, 0.6), row(4, 0.8, 40, 1.0, 0.8)]
+    off, on = mean_rows([one, other])
+    assert (off.csim, off.csim_judge, off.sharpness, off.seconds) == pytest.approx((0.6, 0.5, 1.5, 15))
+    assert (on.csim, on.csim_judge, on.seconds, on.hjb.iterations) == pytest.approx((0.75, 0.7, 30, 4))
+    assert len(on.faces) == 4
+
+
+def test_names():
+    assert name_of(replace(BASE, iterations=0)) == "off"
+    assert name_of(replace(BASE, iterations=4, stop="adaptive")) == "up to 4 iterations, steps 2:3"
+
+
+def test_what_there_is_to_look_at(clip):
+    rows = [row(0, 0.5, 10), row(4, 0.7, 20), row(4, 0.8, 25, first_step=0)]
+    lines = sweep_table(rows).splitlines()
+    assert lines[1].split() == ["off", "0.500", "1.00", "10.0"]
+    assert len(lines) == 6
+    assert lines[0].split() == ["CSIM", "sharpness", "seconds"]
+    plain, beside = sweep_sheet(rows), sweep_sheet(rows, clip[3])
+    assert beside.dtype == np.uint8 and beside.shape[0] > plain.shape[0]
+    assert sweep_plot(rows).shape[1] == sweep_plot(rows[:1]).shape[1] == 960
