@@ -11,7 +11,7 @@ from ..keypoints import Poses
 from ..pose.overlay import LEGEND, WORST
 from ..skeleton import LIMBS
 from ..video import spread
-from . import METHODS, WITH_ALIGNER, Alignment, AlignmentNet, align, distance_from_reference
+from . import METHODS, WITH_ALIGNER, Alignment, AlignmentNet, align
 from .nudge import nudge_unit, pivot_of
 
 MOST_FRAMES = 60  # of a view; of longer clips so many are shown, evenly spread, and the worst one

@@ -1,0 +1,71 @@
+"""Preflight in ComfyUI: a report whatever is connected."""
+
+from __future__ import annotations
+
+from material import literal, standing
+
+
+def prompt(**given) -> dict:
+    inputs = {
+        "model": ["load", 0], "steps": 0, "width": 0, "height": 0, "context_frames": 0, "measure": False,
+    } | given  # fmt: skip
+    return {
+        "load": {"class_type": "StableAnimatorLoadModel", "inputs": {"model": "tiny", "dtype": "fp32"}},
+        "image": {"class_type": "LoadImage", "inputs": {"image": "person.png"}},
+        "hjb": {
+            "class_type": "StableAnimatorHJBOptions",
+            "inputs": {
+                "enabled": True, "iterations": 3, "first_step": 0, "last_step": 1, "learning_rate": 0.1,
+                "decode": "face", "scope": "face", "chunk": 8,
+            },
+        },
+        "check": {"class_type": "StableAnimatorPreflight", "inputs": inputs},
+        "text": {"class_type": "PreviewAny", "inputs": {"source": ["check", 0]}},
+    }  # fmt: skip
+
+
+MATERIAL = {
+    "reference": ["image", 0], "reference_pose": literal(standing(1)), "driving": literal(standing(6)),
+    "hjb": ["hjb", 0],
+}  # fmt: skip
+
+
+def report_of(server, **given) -> str:
+    run = server.run(prompt(**given))
+    assert run.succeeded, run.error
+    (report,) = run.outputs["check"]["text"]
+    assert report in run.texts and run.outputs["text"]["text"] == [report]
+    return report
+
+
+def test_a_model_alone_is_enough(server):
+    report = report_of(server)
+    assert "work: model 'tiny', 64x64, 2 denoising steps, 1 face iterations" in report
+
+
+def test_a_whole_job_is_looked_at(server):
+    several = standing(6).to_openpose()
+    several[2]["people"] *= 2
+    several[4]["people"] = []
+    report = report_of(server, **MATERIAL | {"driving": literal(several)}, width=96, context_frames=4)
+    assert "work: model 'tiny', 96x64, 6 frames in 2 windows, 2 denoising steps, 3 face iterations" in report
+    assert "driving: nobody in 1 of 6 frames, first in frame 4" in report
+    assert "driving: up to 2 people in a frame" in report
+    assert "was not trained at 96x64" in report
+    assert "switch measure on" in report
+
+
+def test_a_trial_tells_the_time(server):
+    report = report_of(server, **MATERIAL, measure=True)
+    assert "time: about " in report and "as just tried" in report
+
+
+def test_it_looks_again_each_time(server):
+    """Files and packages change without a widget."""
+    runs = [server.run(prompt()) for _ in range(2)]
+    assert ["check" in run.of("execution_cached")[0]["nodes"] for run in runs] == [False, False]
+
+
+def test_a_size_that_cannot_be_made_is_a_finding(server):
+    report = report_of(server, width=72)
+    assert report.startswith("not ready: ") and "PROBLEM: size 72 x 64: model 'tiny' needs multiples of 32" in report

@@ -1,0 +1,70 @@
+"""Identity Score in ComfyUI: any video against any face, with its pictures and its report."""
+
+from __future__ import annotations
+
+import pytest
+from material import CANVAS, literal, standing
+
+from stableanimator_core.video import read_image
+
+
+def prompt(model: str = "mini", **given) -> dict:
+    """The picture of the person, twice, scored against itself."""
+    inputs = {
+        "model": ["load", 0], "frames": ["video", 0], "reference": ["image", 0], "worst_frames": 4,
+        "poses": literal(standing(2, sway=0.0)), "reference_pose": literal(standing(1)),
+    } | given  # fmt: skip
+    return {
+        "load": {"class_type": "StableAnimatorLoadModel", "inputs": {"model": model, "dtype": "fp32"}},
+        "image": {"class_type": "LoadImage", "inputs": {"image": "person.png"}},
+        "video": {"class_type": "RepeatImageBatch", "inputs": {"image": ["image", 0], "amount": 2}},
+        "score": {
+            "class_type": "StableAnimatorIdentityScore",
+            "inputs": {name: value for name, value in inputs.items() if value is not None},
+        },
+        "text": {"class_type": "PreviewAny", "inputs": {"source": ["score", 0]}},
+    }
+
+
+def test_a_picture_is_like_itself(server):
+    run = server.run(prompt())
+    assert run.succeeded, run.error
+    assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-4)
+    (report,) = run.outputs["score"]["text"]
+    assert report.startswith("identity 1.000 on average over 2 frames") and report in run.texts
+    assert "judged by a network of model 'mini' that the face optimisation (HJB) never sees" in report
+    plot, sheet = (read_image(path) for path in server.shown(run, "score"))
+    assert plot.shape == (400, 960, 3) and sheet.shape[0] > sheet.shape[1]
+    assert [data["value"] for data in run.of("progress") if data["node"] == "score"][-1] == 2
+
+
+def test_the_face_of_encode_face_serves_as_well(server):
+    nodes = prompt(face=["face", 0], reference_pose=None)
+    nodes["face"] = {
+        "class_type": "StableAnimatorEncodeFace",
+        "inputs": {"model": ["load", 0], "reference": ["image", 0], "reference_pose": literal(standing(1))},
+    }
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"poses": None}, "frames: model 'mini' finds faces through poses; give the poses of the frames"),
+        ({"poses": literal(standing(3))}, "poses: 3 frames, the video has 2; give the poses of this video"),
+        ({"poses": literal(standing(2, face=False))}, "frames: none of 2 frames shows a face, so there is nothing"),
+        ({"reference_pose": None}, "reference: model 'mini' finds the face through its pose; give the picture's pose"),
+        ({"reference_pose": literal(standing(1, face=False))}, "reference: no face in its keypoints"),
+    ],
+)
+def test_what_is_missing_is_one_line(server, given, message):
+    error = server.run(prompt(**given)).error
+    assert error["node_id"] == "score" and error["exception_message"].startswith(message)
+    assert "\n" not in error["exception_message"].strip()
+
+
+def test_poses_on_another_canvas_fit(server):
+    run = server.run(prompt(poses=literal(standing(2, sway=0.0).resized(2 * CANVAS, 2 * CANVAS))))
+    assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-3)
