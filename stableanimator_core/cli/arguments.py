@@ -31,6 +31,8 @@ def whole(low: int, high: int | None = None):
 
 
 SEED = whole(0, 2**63 - 1)
+MOST_CLIPS = 10_000  # of one seed: as far as its clips' own seeds are from the next one's
+CLIPS_SEED = whole(0, 2**63 // MOST_CLIPS - 1)  # every clip's own seed has 63 bits
 FRAME_RATES = (0.1, 240.0)  # frames per second
 ALIGN_METHODS = (  # without torch
     "learned (default), svd, affine (also stretches, for squeezed videos), homography (also takes out perspective, for "

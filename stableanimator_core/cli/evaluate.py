@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from . import sweep
 from .animate import add_weights_options, hjb_settings, load_animator, load_face_detector
 from .arguments import (
     ALIGN_FITS,
     ALIGN_METHODS,
+    CLIPS_SEED,
+    MOST_CLIPS,
     add_json,
     align_fit,
     align_method,
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 
 OUT = Path("output") / "evaluation"  # the one folder that is made with its parents
 PERFORMERS = 8  # clips, unless told otherwise
-MOST_CLIPS = 10_000  # of one seed: as far as its clips' own seeds are from the next one's
-SEED = whole(0, 2**63 // MOST_CLIPS - 1)  # every clip's own seed has 63 bits
 
 MEASURES = (  # what is shown to people: title, key, digits
     ("identity (CSIM)", "csim", 4),
@@ -92,7 +93,7 @@ def register(commands) -> None:
     )
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of every clip (16)")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
-    parser.add_argument("--seed", default=0, type=SEED, help="which performers, and the noise")
+    parser.add_argument("--seed", default=0, type=CLIPS_SEED, help="which performers, and the noise")
     parser.add_argument("--hjb-iterations", type=whole(0), metavar="K", help="face optimisation rounds a step")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
@@ -100,6 +101,7 @@ def register(commands) -> None:
     add_json(parser)
     parser.set_defaults(run=evaluate_animation_command, steps=None)
     _register_alignment(subjects)
+    sweep.register(subjects)
 
 
 def _register_alignment(subjects) -> None:
@@ -108,7 +110,7 @@ def _register_alignment(subjects) -> None:
     parser.add_argument("--shapes", type=Path, metavar="FILE.npz", help="body shapes; default: adults as numbers")
     parser.add_argument("--pairs", default=400, type=whole(1, 20_000), metavar="N", help="how many (400)")
     parser.add_argument("--frames", default=32, type=whole(1, 1_000), metavar="N", help="of every pair (32)")
-    parser.add_argument("--seed", default=0, type=SEED, help="which pairs (0)")
+    parser.add_argument("--seed", default=0, type=CLIPS_SEED, help="which pairs (0)")
     parser.add_argument("--aligner", type=Path, metavar="FOLDER", help="weights of the learned one; default: shipped")
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the methods' curves")

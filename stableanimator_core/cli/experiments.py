@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .animate import add_weights_options, dtype_of, load_animator
-from .arguments import add_json, places_of, prepare_folder, whole
-from .evaluate import SEED
+from .arguments import CLIPS_SEED, add_json, places_of, prepare_folder, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def register(commands) -> None:
     parser.add_argument("--pairs", type=whole(2, 10_000), metavar="N", help="misaligned pairs, each a new person")
     parser.add_argument("--clips", type=whole(2, 10_000), metavar="N", help="clips of the other experiments")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="of every clip")
-    parser.add_argument("--seed", default=0, type=SEED, help="which performers (0)")
+    parser.add_argument("--seed", default=0, type=CLIPS_SEED, help="which performers (0)")
     parser.add_argument("--mocap", type=Path, metavar="FILE.npz", help="motion capture for a share of the clips")
     parser.add_argument(
         "--variants", nargs="+", type=Path, default=(), metavar="FOLDER",

@@ -94,11 +94,11 @@ class PoseFinder:
         return extract_poses(self._detector, frames, on_frames=show, **settings)
 
 
-def add_driving_options(parser: argparse.ArgumentParser) -> None:
+def add_driving_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where the motion and the picture's pose come from."""
-    parser.add_argument("--reference", required=True, type=Path, metavar="IMAGE", help="picture of the person")
+    parser.add_argument("--reference", required=required, type=Path, metavar="IMAGE", help="picture of the person")
     parser.add_argument(
-        "--driving", required=True, type=Path, metavar="VIDEO|POSES.json",
+        "--driving", required=required, type=Path, metavar="VIDEO|POSES.json",
         help="the motion: a video, a folder of pictures, or POSE_KEYPOINT frames as JSON",
     )  # fmt: skip
     parser.add_argument(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stableanimator_core import cli, video
-from stableanimator_core.cli import arguments, evaluate
+from stableanimator_core.cli import arguments
 from stableanimator_core.evaluation.animation import FIRST_SEED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,9 +259,9 @@ def test_evaluate_wants_two_clips(refused):
 
 def test_evaluate_seed(refused):
     """The last clip's own seed has 63 bits."""
-    assert evaluate.MOST_CLIPS == FIRST_SEED
+    assert arguments.MOST_CLIPS == FIRST_SEED
     largest = (2**63 - 1) // FIRST_SEED - 1
-    assert evaluate.SEED(str(largest)) * FIRST_SEED + evaluate.MOST_CLIPS < 2**63
+    assert arguments.CLIPS_SEED(str(largest)) * FIRST_SEED + arguments.MOST_CLIPS < 2**63
     message = refused("evaluate", "animation", "--seed", largest + 1)
     assert f"{largest + 1} is not a whole number from 0 to {largest}" in message
 

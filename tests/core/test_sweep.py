@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from stableanimator_core import cli
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.keypoints import Poses
@@ -197,3 +199,65 @@ def test_what_there_is_to_look_at(clip):
     plain, beside = sweep_sheet(rows), sweep_sheet(rows, clip[3])
     assert beside.dtype == np.uint8 and beside.shape[0] > plain.shape[0]
     assert sweep_plot(rows).shape[1] == sweep_plot(rows[:1]).shape[1] == 960
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(capsys, tiny_model):
+    """`evaluate hjb-sweep` on the tiny model: exit status, stdout, stderr."""
+
+    def run(*argv):
+        argv = ["evaluate", "hjb-sweep", "--model", tiny_model, "--device", "cpu", *argv]
+        status = cli.main([str(argument) for argument in argv])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_command_on_performers(command, tmp_path):
+    folder = tmp_path / "made"
+    argv = ["--clips", 2, "--frames", 6, "--draft", 2, "--iterations", "0,2", "--out", folder]
+    status, out, err = command(*argv, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert (result["clips"], result["frames"], result["model"]) == (2, [2, 2], "tiny")
+    assert [row["hjb"]["iterations"] for row in result["rows"]] == [0, 2]
+    assert all(row["csim"] <= 1 and row["seconds"] > 0 for row in result["rows"])
+    assert (
+        result["rows"][result["recommended"]]["csim_judge"] >= max(row["csim_judge"] for row in result["rows"]) - 0.01
+    )
+    assert read_image(folder / "faces.png").ndim == read_image(folder / "plot.png").ndim == 3
+    status, out, _ = command(*argv)
+    assert status == 0 and "recommended: " in out and "2 iterations, steps 1:1" in out and "faces.png" in out
+
+
+def test_command_on_ones_own_material(command, material):
+    argv = ["--reference", material / "reference.png", "--driving", material / "driving.json", "--steps", 3, "--json"]
+    status, out, err = command(*argv, "--iterations", 1, "--hjb-steps", "0:1, 2:2", "--adaptive")
+    assert status == 0, err
+    rows = [row["hjb"] for row in json.loads(out)["rows"]]
+    assert [(row["first_step"], row["last_step"], row["stop"]) for row in rows] == [
+        (0, 1, "adaptive"),
+        (2, 2, "adaptive"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--reference", "a.png"], "hjb-sweep: give --reference and --driving, or --clips for rendered performers"),
+        (
+            ["--reference", "a.png", "--driving", "b.json", "--clips", 2],
+            "hjb-sweep: give --reference and --driving, or",
+        ),
+        (["--iterations", "4;5"], 'iterations "4;5": give whole numbers with commas between'),
+        (["--hjb-steps", "1:7"], "hjb-steps 1:7: there are 2 sampling steps, 0 to 1"),
+        (["--hjb-steps", "1"], 'hjb-steps "1": give FIRST:LAST with commas between'),
+    ],
+)
+def test_command_errors(command, argv, message):
+    status, out, err = command(*argv)
+    assert (status, out) == (2, "")
+    assert message in err and err.count("\n") == 1
