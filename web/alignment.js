@@ -120,6 +120,7 @@ class AlignmentView {
     canvas.tabIndex = 0;
     canvas.style.outline = "none";
     canvas.style.touchAction = "none";
+    canvas.dataset.captureWheel = "true"; // Vue nodes leave the wheel to what has the focus
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.hover(event));
     canvas.addEventListener("pointerup", (event) => this.release(event));

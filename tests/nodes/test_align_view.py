@@ -52,9 +52,9 @@ def test_nothing_lies_below_without_a_picture(server):
 
 
 def test_long_clips_send_less_than_a_picture(server):
-    run = server.run({"align": prompt(90)["align"]})
+    run = server.run({"align": prompt(64)["align"]})
     (view,) = run.outputs["align"]["alignment"]
-    assert view["total"] == 90 and len(view["frames"]) <= 61
+    assert view["total"] == 64 and len(view["frames"]) <= 61
     assert len(json.dumps(view)) < 150_000
 
 
