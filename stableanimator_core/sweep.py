@@ -15,7 +15,7 @@ from .errors import FaceError, InputError
 from .face import ReferenceFace, crop_faces, embed_reference, score_identity
 from .face.pictures import face_pictures
 from .face.sharpness import reference_among, sharpness
-from .hjb import HJBConfig
+from .hjb import SHARPEST, HJBConfig
 from .keypoints import Poses
 from .pipeline import Hooks, Sampled, SamplingConfig, sample
 from .trail import Trail
@@ -26,7 +26,6 @@ from .video.pixels import from_uint8, to_uint8
 from .weights import Models
 
 CLOSE = 0.01  # of CSIM: no eye tells it apart
-OVERDONE = 1.1  # times as sharp as the reference's face
 SHOWN = 8  # faces on a sheet
 
 
@@ -95,7 +94,7 @@ def _row(
     """The measured row, its seconds still to come. judged: the judge's embedding of the reference."""
     video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode).clamp(-1, 1)
     found = made.faces.found.nonzero().flatten().tolist()
-    crops = crop_faces(video[found], made.faces.picked(found), models.face_embedder.input_size)
+    crops = crop_faces(video[found], made.faces.picked(found), models.face_embedder.input_size, antialias=True)
     among = reference_among(face, made.faces)
 
     def csim(network, target: Tensor) -> float:
@@ -167,9 +166,9 @@ def mean_rows(clips: Sequence[Sequence[SweepRow]]) -> list[SweepRow]:
 def recommend(rows: Sequence[SweepRow]) -> Recommendation:
     """The fastest row within CLOSE of the best CSIM among those whose faces are not over-sharpened.
 
-    Over-sharpened is what is more than OVERDONE times as sharp as the reference and sharper than with HJB off.
+    Over-sharpened is what is more than SHARPEST times as sharp as the reference and sharper than with HJB off.
     """
-    usual = max([OVERDONE, *(row.sharpness for row in rows if not row.hjb.iterations)])
+    usual = max([SHARPEST, *(row.sharpness for row in rows if not row.hjb.iterations)])
     sound = [row for row in rows if not row.sharpness > usual]
     if not sound:
         row = min(rows, key=lambda row: row.sharpness)

@@ -22,7 +22,7 @@ def detail(faces: Tensor) -> Tensor:
 def sharpness(faces: Tensor, reference: Tensor) -> Tensor:
     """Detail of faces over that of the reference's face, [N]: above 1 is sharper.
 
-    faces: [N, 3, S, S] as the embedder saw them, NaN where there is none. reference: [3, S, S] of `reference_among`.
+    faces: [N, 3, S, S] of crop_faces with antialias, NaN where there is none. reference: as of `reference_among`.
     """
     own = detail(faces)
     return own / detail(reference[None]).to(own)

@@ -81,7 +81,7 @@ def test_default_settings_are_the_models(capsys, tiny_model):
     assert (result["steps"], result["size"], result["dtype"]) == (2, [64, 64], "fp32")
     assert result["hjb"] == {
         "iterations": 1, "first_step": 1, "last_step": 1, "lr": 0.1, "decode": "face", "scope": "face", "margin": 2,
-        "chunk": 8, "stop": "count", "sharpest": 1.1, "strength": [[0.0, 1.0], [1.0, 0.0]],
+        "chunk": 8, "stop": "count", "sharpest": 1.2, "strength": [[0.0, 1.0], [1.0, 0.0]],
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.hjb import CURVES, HJBConfig, face_gradient, make_face_refiner, place_windows
+from stableanimator_core.vae import decode_latents
 
 FRAMES, SIZE, CELL = 4, 12, 4
 STEPS = 10
@@ -410,10 +411,13 @@ def test_windows_at_rest_are_not_decoded(vae, embed, x0, target):
 
 @torch.no_grad()
 def test_what_is_told_is_what_the_embedder_sees(vae, embed, x0, target):
-    _, seen = adaptive(vae, embed, target, x0, iterations=1)
+    _, seen = adaptive(vae, embed, target, x0, iterations=1, decode="full")
     for like in seen:
-        torch.testing.assert_close(torch.cosine_similarity(embed(like.faces), target, dim=-1), like.csim)
-        assert like.frames == [0, 1, 2, 3]
+        assert like.frames == [0, 1, 2, 3] and like.faces.shape == (4, 3, 16, 16)
+    decoded = decode_latents(vae, x0, chunk=4).clamp(-1, 1)
+    crops = crop_faces(decoded, BOXES, 16)
+    torch.testing.assert_close(torch.cosine_similarity(embed(crops), target, dim=-1), seen[0].csim)
+    torch.testing.assert_close(seen[0].faces, crop_faces(decoded, BOXES, 16, antialias=True))
 
 
 # --- strength over time ---------------------------------------------------------------------------------------------
