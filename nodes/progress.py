@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import latent_preview
 import numpy as np
@@ -59,6 +60,26 @@ def sampling_hooks(
         bar.update_absolute(work[step + 1 - plan.first], preview=picture)
 
     return Hooks(on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted)
+
+
+def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:
+    """Progress in steps of all settings, and cancel: hooks for the sampling, and on_variant(done, all)."""
+    bar, finished = ProgressBar(steps * len(variants), node_id=node_id), 0
+
+    def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(finished * steps + step + 1)
+
+    def on_variant(done: int, of: int) -> None:
+        nonlocal finished
+        finished = done
+        bar.update_absolute(done * steps)
+        show_text(node_id, f"{done} of {of} settings tried")
+
+    def cancel(*told: Any) -> None:
+        throw_exception_if_processing_interrupted()
+
+    return Hooks(on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel), on_variant
 
 
 def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:

@@ -115,7 +115,7 @@ class StableAnimatorSample(io.ComfyNode):
         options = model_hjb(config, settings.steps, **(hjb or {}))
         picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
-        _check_face(face, model.models)
+        check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
         frames = telling_frames(motion, draft)
         given = models, picture, motion.picked(frames), face, settings, options
@@ -132,7 +132,7 @@ class StableAnimatorSample(io.ComfyNode):
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, hooks=hooks, measure=identity_scope, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes = [*_draft_notes(frames, motion.frames), *made.notes]
+        notes = [*draft_notes(frames, motion.frames), *made.notes]
         if notes:
             show_text(node, "\n".join(notes))
         return io.NodeOutput(latent, ui={"identity": scope.end()} if scope else {})
@@ -188,14 +188,14 @@ def _settings(
     )
 
 
-def _draft_notes(frames: list[int], of: int) -> list[str]:
+def draft_notes(frames: list[int], of: int) -> list[str]:
     """Which frames a draft made."""
     if len(frames) == of:
         return []
-    return [f"a draft: frames {', '.join(map(str, frames))} of 0 to {of - 1}; draft 0 makes them all"]
+    return [f"a draft of frames {', '.join(map(str, frames))} of 0 to {of - 1}; with draft 0 it is all of them"]
 
 
-def _check_face(face: ReferenceFace | None, models: Models) -> None:
+def check_face(face: ReferenceFace | None, models: Models) -> None:
     """Raises InputError when the face was measured by a network of another width than this model's."""
     if face is not None and len(face.embedding) != models.face_embedder.embedding_dim:
         raise InputError(

@@ -1,0 +1,147 @@
+"""What Sample tells its identity scope, and what it runs again when only the face optimisation changes."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from material import prompt, standing
+from PIL import Image
+
+from stableanimator_core.video import read_image
+
+EVENT = "stableanimator.identity"
+STEPS = 5
+
+
+def scoped(seed: int, frames: int = 3, **hjb) -> dict:
+    """A run of 5 steps, the face optimised in steps 2 and 3."""
+    return prompt(
+        frames=frames, steps=STEPS, seed=seed, hjb={"iterations": 3, "first_step": 2, "last_step": 3} | hjb
+    )
+
+
+def likenesses(events: list[dict]) -> list[tuple[int, int, str]]:
+    return [(event["step"], event["iteration"], event["phase"]) for event in events if event["kind"] == "likeness"]
+
+
+def test_every_step_is_measured_and_refined_ones_before_and_after(server):
+    run = server.run(scoped(seed=401))
+    assert run.succeeded, run.error
+    start, *told, end = run.of(EVENT)
+    refined = ["before", "refining", "refining", "after"]
+    expected = [(step, 0, "alone") for step in (0, 1)]
+    expected += [(step, iteration, phase) for step in (2, 3) for iteration, phase in enumerate(refined)]
+    assert likenesses(told) == [*expected, (4, 0, "alone")]
+    assert (start["steps"], start["first"], start["refined"], start["iterations"]) == (STEPS, 0, [2, 3], 3)
+    assert start["frames"] == [0, 1, 2] and start["text"] == "steps 0 to 4 will be run"
+    assert end["text"].startswith("steps 0 to 4 ran in ")
+    assert {event["node"] for event in run.of(EVENT)} == {"sample"}
+    for event in told:
+        assert len(event["csim"]) == 3 and event["mean"] == pytest.approx(np.mean(event["csim"]), abs=2e-3)
+        assert event["worst"]["csim"] == min(event["csim"]) == event["csim"][event["worst"]["frame"]]
+
+
+def test_faces_are_sent_once_a_step_beside_the_references(server):
+    start, *told, _ = server.run(scoped(seed=402)).of(EVENT)
+    assert [event["step"] for event in told if event["worst"].get("face")] == list(range(STEPS))
+    for url in (start["face"], told[-1]["worst"]["face"]):
+        head, _, content = url.partition(",")
+        assert head == "data:image/jpeg;base64" and len(content) < 8000
+        assert np.ptp(np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))) > 0
+
+
+def test_frames_without_a_face_have_no_similarity(server):
+    poses = standing(3)
+    poses.face_score[1], poses.body_score[1, :, [0, 14, 15, 16, 17]] = 0, 0
+    run = server.run(prompt(frames=3, steps=2, seed=403, driving=poses))
+    told = [event for event in run.of(EVENT) if event["kind"] == "likeness"]
+    assert told and all([value is None for value in event["csim"]] == [False, True, False] for event in told)
+
+
+def test_long_clips_are_told_as_64_columns_of_their_worst_frames(server):
+    off = {"enabled": False}
+    run = server.run(prompt(frames=70, steps=1, seed=404, driving=standing(70, sway=3.0), context_frames=70, hjb=off))
+    start, told, _ = run.of(EVENT)
+    assert len(told["csim"]) == len(start["frames"]) == 64 and start["frames"][-1] == 69
+    assert min(told["csim"]) == told["worst"]["csim"]
+
+
+def test_output_repeats_the_events_when_nothing_had_to_run(server):
+    first, again = (server.run(scoped(seed=405)) for _ in range(2))
+    events = first.outputs["sample"]["identity"]
+    assert likenesses(events) == likenesses(first.of(EVENT))
+    assert [event["kind"] for event in events][:: len(events) - 1] == ["start", "end"]
+    assert not again.of(EVENT) and again.outputs["sample"]["identity"] == events
+    assert sum(bool(event.get("worst", {}).get("face")) for event in events) == 1
+    inner = [event for event in events if event.get("phase") == "refining"]
+    assert inner and not any("csim" in event for event in inner), "only their means are drawn"
+
+
+def test_a_change_of_the_face_optimisation_runs_the_tail_alone_and_gives_the_same_video(server):
+    server.run(scoped(seed=406))
+    changed = scoped(seed=406, first_step=3)
+    run = server.run(changed)
+    start, *told, end = run.of(EVENT)
+    assert (start["first"], start["refined"]) == (2, [3, 3])
+    assert start["text"].startswith("steps 0 to 1 are kept, 2 to 4 will be run")
+    assert {step for step, _, _ in likenesses(told)} == {2, 3, 4}
+    assert likenesses(start["kept"]) == [(0, 0, "alone"), (1, 0, "alone")]
+    assert end["text"].endswith("steps 0 to 1 were kept")
+    assert {data["max"] for data in run.of("progress") if data["node"] == "sample"} == {3 + 3}
+    server.free()  # nothing is kept any more
+    whole = server.run(changed)
+    assert whole.of(EVENT)[0]["first"] == 0
+    pair = [np.stack([read_image(path) for path in server.saved(each)]) for each in (run, whole)]
+    assert (pair[0] == pair[1]).all()
+    shown = [each.outputs["sample"]["identity"][1:-1] for each in (run, whole)]
+    assert [event["mean"] for event in shown[0]] == [event["mean"] for event in shown[1]]
+
+
+def test_another_seed_or_clip_keeps_nothing(server):
+    server.run(scoped(seed=407))
+    for other in (scoped(seed=408), scoped(seed=407, frames=2)):
+        start = server.run(other).of(EVENT)[0]
+        assert start["first"] == 0 and start["kept"] == []
+
+
+def test_what_was_measured_of_another_run_is_forgotten_while_the_scope_is_off(server):
+    server.run(scoped(seed=409))
+    unseen = scoped(seed=410)
+    unseen["sample"]["inputs"]["identity_scope"] = False
+    run = server.run(unseen)
+    assert not run.of(EVENT) and "identity" not in run.outputs.get("sample", {})
+    start = server.run(scoped(seed=410, iterations=1)).of(EVENT)[0]
+    assert start["first"] == 2 and start["kept"] == []
+
+
+def test_without_the_scope_a_text_says_what_is_kept(server):
+    server.run(scoped(seed=411))
+    changed = scoped(seed=411, iterations=1)
+    changed["sample"]["inputs"]["identity_scope"] = False
+    assert any(text.startswith("steps 0 to 1 are kept, 2 to 4 will be run") for text in server.run(changed).texts)
+
+
+def test_without_a_face_there_is_no_identity_to_follow(server):
+    start, end = server.run(prompt(frames=2, steps=2, seed=412, face=None)).of(EVENT)
+    assert start["refined"] is None and start["face"] is None
+    assert end["text"].endswith("without a face there is no identity to follow")
+
+
+def test_a_draft_makes_a_few_telling_frames(server):
+    run = server.run(prompt(frames=9, steps=1, seed=413, draft=2, driving=standing(9, sway=9.0)))
+    assert run.succeeded, run.error
+    assert len(server.saved(run)) == 2
+    frames = run.of(EVENT)[0]["frames"]
+    assert frames[0] == 0 and len(frames) == 2
+    assert any(text.startswith(f"a draft of frames 0, {frames[1]} of 0 to 8") for text in run.texts)
+
+
+@pytest.mark.parametrize("options", [{"stop": "adaptive"}, {"strength": "rising"}])
+def test_options_of_the_face_optimisation_reach_it(server, options):
+    usual, other = server.run(scoped(seed=414)), server.run(scoped(seed=414, **options))
+    assert other.succeeded, other.error
+    means = [[event["mean"] for event in run.of(EVENT) if event["kind"] == "likeness"] for run in (usual, other)]
+    assert means[0] != means[1]
