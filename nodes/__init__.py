@@ -15,6 +15,7 @@ from .poses import StableAnimatorAlignPoses, StableAnimatorDrawPoses
 from .preflight import StableAnimatorPreflight
 from .sample import StableAnimatorDecode, StableAnimatorSample
 from .score import StableAnimatorIdentityScore
+from .sweep import StableAnimatorHJBSweep
 
 
 class StableAnimatorExtension(ComfyExtension):
@@ -33,6 +34,7 @@ class StableAnimatorExtension(ComfyExtension):
             StableAnimatorDrawPoses,
             StableAnimatorEncodeFace,
             StableAnimatorHJBOptions,
+            StableAnimatorHJBSweep,
             StableAnimatorPreflight,
             StableAnimatorSample,
             StableAnimatorDecode,

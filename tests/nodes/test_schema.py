@@ -31,6 +31,7 @@ WIDGETS = {
     "StableAnimatorDecode": ["chunk"],
     "StableAnimatorPreflight": ["steps", "width", "height", "context_frames", "measure"],
     "StableAnimatorIdentityScore": ["worst_frames"],
+    "StableAnimatorHJBSweep": ["iterations", "hjb_steps", "draft", "seed", "steps", "width", "height"],
 }  # fmt: skip
 SOCKETS = {
     "StableAnimatorLoadModel": ([], ["STABLEANIMATOR_MODEL"]),
@@ -45,6 +46,9 @@ SOCKETS = {
     "StableAnimatorPreflight": (["model", "reference", "reference_pose", "driving", "hjb"], ["STRING"]),
     "StableAnimatorIdentityScore": (
         ["model", "frames", "reference", "poses", "reference_pose", "face"], ["FLOAT", "IMAGE", "IMAGE", "STRING"],
+    ),
+    "StableAnimatorHJBSweep": (
+        ["model", "reference", "poses", "face", "hjb"], ["IMAGE", "IMAGE", "STABLEANIMATOR_HJB", "STRING"],
     ),
 }
 KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
