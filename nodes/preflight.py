@@ -12,7 +12,6 @@ from .errors import one_line_errors
 from .face import face_detector
 from .folders import places
 from .patchers import AnimatorModel
-from .progress import show_text
 from .wire import CATEGORY, HJB, Model, PoseKeypoint
 
 
@@ -65,7 +64,6 @@ class StableAnimatorPreflight(io.ComfyNode):
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="The findings, each with what mends it.")
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip
 
@@ -95,5 +93,4 @@ class StableAnimatorPreflight(io.ComfyNode):
         )  # fmt: skip
         cancel = throw_exception_if_processing_interrupted
         report = report_job(model.models, job, places(), measure=measure, on_forward=cancel)
-        show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(report, ui={"text": (report,)})

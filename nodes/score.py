@@ -15,11 +15,12 @@ from ..stableanimator_core.evaluation.identity import (
 )
 from ..stableanimator_core.face import FaceBoxes, ReferenceFace
 from ..stableanimator_core.pipeline import locate_face
+from ..stableanimator_core.video.curves import stacked
 from .convert import image_to_pixels, pixels_to_image, to_poses
 from .errors import one_line_errors
 from .face import face_detector
 from .patchers import AnimatorModel
-from .progress import frame_progress, show_text
+from .progress import frame_progress
 from .wire import CATEGORY, Face, Model, PoseKeypoint
 
 
@@ -69,7 +70,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
                 io.Image.Output("plot", display_name="plot", tooltip="Similarity over the frames."),
                 io.Image.Output(
                     "worst", display_name="worst",
-                    tooltip="The reference's face over those of the least and the most alike frames.",
+                    tooltip="The reference's face beside those of the least alike frames, the worst first.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="The numbers in words."),
             ],
@@ -83,7 +84,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         cls, model: AnimatorModel, frames: Tensor, reference: Tensor, worst_frames: int,
         poses: list[dict] | None = None, reference_pose: list[dict] | None = None, face: ReferenceFace | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        node, video, picture = cls.hidden.unique_id, image_to_pixels(frames), image_to_pixels(reference[:1])[0]
+        video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
         motion = None if poses is None else to_poses(poses, "poses")
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model)
@@ -92,14 +93,14 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         else:
             place = _place_of(face, model)
         faces = locate_faces(models.config, video, motion, detector)
-        done = frame_progress(len(video), node)
+        done = frame_progress(len(video), cls.hidden.unique_id)
         identity = score_video(models, video, faces, picture, place, on_frames=done)
         report = describe_identity(identity)
-        show_text(node, report)
-        plot = pixels_to_image(draw_identity(identity, marked=worst_frames)[None])
-        sheet = pixels_to_image(draw_worst(identity, video, faces, picture, place, worst_frames)[None])
-        shown = [picture for image in (plot, sheet) for picture in ui.PreviewImage(image).as_dict()["images"]]
-        return io.NodeOutput(identity.mean, plot, sheet, report, ui={"text": (report,), "images": shown})
+        plot = draw_identity(identity, marked=worst_frames)
+        sheet = draw_worst(identity, video, faces, picture, place, worst_frames)
+        shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
+        pictures = (pixels_to_image(made[None]) for made in (plot, sheet))
+        return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
 
 
 def _place_of(face: ReferenceFace, model: AnimatorModel) -> FaceBoxes:

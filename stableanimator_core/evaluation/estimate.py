@@ -210,13 +210,13 @@ def describe_work(config: ModelConfig, settings: SamplingConfig, hjb: HJBConfig,
 def describe_memory(models: Models, settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None) -> str:
     """What the parts take that can be told beforehand."""
     face_px = largest_face(models.config, motion, settings.width)
-    parts = [f"memory: networks {networks_gib(models):.2f} GiB"]
+    parts = [f"memory: networks {_size(networks_gib(models))}"]
     needed = hjb_gib(models, hjb, face_px)
     if needed is not None:
-        parts.append(f"face optimisation about {needed:.1f} GiB more for a face {face_px:.0f} px wide")
+        parts.append(f"face optimisation about {_size(needed)} more for a face {face_px:.0f} px wide")
     if motion is not None:
         pixels = motion.frames * settings.width * settings.height
-        parts.append(f"finished frames {pixels * IMAGE_BYTES / GIB:.2f} GiB of main memory")
+        parts.append(f"finished frames {_size(pixels * IMAGE_BYTES / GIB)} of main memory")
     return ", ".join(parts)
 
 
@@ -250,6 +250,10 @@ def _verdict(findings: Sequence[Finding]) -> str:
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{1024 * gib:.1f} MiB"
 
 
 def duration(seconds: float) -> str:

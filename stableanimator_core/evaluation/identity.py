@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +12,14 @@ from ..conditioning import cover, cover_poses
 from ..errors import FaceError, PoseError
 from ..face import FaceBoxes, FaceDetector, crop_faces, csim, embed_faces, embed_reference, face_boxes, locate_among
 from ..keypoints import Poses
-from ..pipeline import from_uint8, to_uint8
-from ..video import SheetRow, contact_sheet
-from ..video.charts import DARK, Chart, ticks
+from ..video.charts import DARK, Chart, ticks, write
+from ..video.pixels import from_uint8, to_uint8
 from ..weights import ModelConfig, Models
 from .judge import Judge
 from .metrics import DRIFT_FRAMES, identity_drift, mean
 
 CHUNK = 16  # frames that are embedded at a time
-CROP = 192  # px, a face on the sheet
+WIDTH, COLUMNS, GAP, FOOT = 960, 5, 6, 26  # of the pictures: px, faces side by side, px around them, px for captions
 LINE, MEAN, WORST = (90, 170, 255), (150, 155, 165), (255, 110, 90)
 ROOM = 0.1  # of CSIM, below the lowest at least
 TOLD = 5  # frames named in a sentence
@@ -120,7 +119,7 @@ def describe_identity(identity: Identity) -> str:
     return "\n".join(lines)
 
 
-def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] = (960, 400)) -> np.ndarray:
+def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] = (WIDTH, 340)) -> np.ndarray:
     """CSIM over the frames with its mean and the `marked` least similar frames; uint8 RGB [H, W, 3] of size in px."""
     scores = identity.csim
     last, low = max(1, len(scores) - 1), np.floor((np.nanmin(scores) - ROOM) * 5) / 5
@@ -138,31 +137,38 @@ def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] 
     for frame in seen:
         if np.isnan(scores[max(frame - 1, 0) : frame + 2]).any() or len(scores) == 1:
             chart.dot(frame, scores[frame], LINE)  # between gaps there is no line to see
-    for frame in seen[:marked][::-1]:
-        label = f"frame {frame}: {scores[frame]:.3f}" if frame == seen[0] else ""
-        chart.dot(frame, scores[frame], WORST, label)
+    for frame in seen[:marked]:
+        chart.dot(frame, scores[frame], WORST)
+    column, row = chart.place(seen[0], scores[seen[0]]).tolist()
+    label = f"frame {seen[0]}: {scores[seen[0]]:.3f}"  # below the dot: the curve comes from above
+    chart.text(label, min(max(column, chart.left + 60), chart.right - 60), row + 10, "mt", WORST)
     return chart.picture
 
 
 def draw_worst(
     identity: Identity, video: np.ndarray, faces: FaceBoxes, reference: np.ndarray, place: FaceBoxes, count: int = 4
-) -> np.ndarray:
-    """The reference's face over the faces of the `count` least and most similar frames, uint8 RGB [H, W, 3].
+) -> np.ndarray:  # fmt: skip
+    """The reference's face, then those of the `count` least similar frames, in rows; uint8 RGB, as wide as the plot.
 
     Arguments as in score_video.
     """
-    order = identity.order
-    rows = [SheetRow("reference", _crops(reference[None], place, [0]))]
-    for label, frames in (("least alike", order[:count]), ("most alike", order[::-1][:count])):
-        captions = [f"frame {frame}: {identity.csim[frame]:.2f}" for frame in frames]
-        rows.append(SheetRow(label, _crops(video, faces, frames), captions))
-    return contact_sheet(rows, columns=count)
+    worst = identity.order[:count]
+    shown = [_face(reference, place), *(_face(video[frame], faces.picked([frame])) for frame in worst)]
+    captions = ["reference", *(f"frame {frame}: {identity.csim[frame]:.3f}" for frame in worst)]
+    side = WIDTH // COLUMNS
+    picture = np.full((-(-len(shown) // COLUMNS) * (side + FOOT), WIDTH, 3), DARK.paper, np.uint8)
+    for number, (face, caption) in enumerate(zip(shown, captions)):
+        row, column = divmod(number, COLUMNS)
+        top, left = row * (side + FOOT), column * side
+        picture[top + GAP : top + side - GAP, left + GAP : left + side - GAP] = face
+        write(picture, caption, left + side / 2, top + side + FOOT / 2, colour=DARK.ink, anchor="mm")
+    return picture
 
 
-def _crops(video: np.ndarray, faces: FaceBoxes, frames: Sequence[int]) -> np.ndarray:
-    """These frames' faces, uint8 [n, CROP, CROP, 3]."""
-    pixels = torch.stack([from_uint8(video[frame]) for frame in frames])
-    return to_uint8(crop_faces(pixels, faces.picked(frames), CROP, antialias=True))
+def _face(picture: np.ndarray, place: FaceBoxes) -> np.ndarray:
+    """One face, uint8 [S, S, 3], as large as its cell leaves room."""
+    crop = crop_faces(from_uint8(picture)[None], place, WIDTH // COLUMNS - 2 * GAP, antialias=True)
+    return to_uint8(crop)[0]
 
 
 def _detected(video: np.ndarray, detector: FaceDetector) -> FaceBoxes:

@@ -74,7 +74,7 @@ def test_a_job_that_is_ready(models, job, sound):
         "work: model 'tiny', 64x64, 6 frames in 2 windows, 2 denoising steps, "
         "1 face iterations in each of the steps 1 to 1"
     )
-    assert memory.startswith("memory: networks 0.0") and memory.endswith("finished frames 0.00 GiB of main memory")
+    assert memory.startswith("memory: networks ") and memory.endswith("MiB, finished frames 0.3 MiB of main memory")
     assert time == "time: not known for this machine; switch measure on for a short trial"
 
 

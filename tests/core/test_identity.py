@@ -6,7 +6,6 @@ import torch
 
 from stableanimator_core.errors import FaceError, PoseError
 from stableanimator_core.evaluation.identity import (
-    CROP,
     WORST,
     Identity,
     describe_identity,
@@ -135,10 +134,15 @@ def test_the_curve_marks_the_worst_frames():
     assert draw_identity(Identity(CSIM[:1], "judge", "mini")).any()
 
 
-def test_the_sheet_shows_reference_worst_and_best(mini, people):
-    own, _, place = people
-    faces = locate_faces(mini.config, own.frames, own.poses)
-    scored = score_video(mini, own.frames, faces, own.reference, place)
-    sheet = draw_worst(scored, own.frames, faces, own.reference, place, count=3)
-    assert sheet.shape[0] > 3 * CROP and sheet.shape[1] > 3 * CROP
-    assert draw_worst(scored, own.frames, faces, own.reference, place, count=99).shape[1] > 6 * CROP
+def test_the_sheet_shows_the_worst_faces_beside_the_reference(mini, people):
+    own, other, place = people
+    mixed = own.frames.copy()
+    mixed[5] = other.frames[5]
+    faces = locate_faces(mini.config, mixed, own.poses)
+    scored = score_video(mini, mixed, faces, own.reference, place)
+    sheet = draw_worst(scored, mixed, faces, own.reference, place, count=3)
+    cells = [sheet[:192, left : left + 192].astype(int) for left in range(0, 960, 192)]
+    assert sheet.shape == (192 + 26, 960, 3) and np.ptp(cells[4]) < 20, "nobody in the last place"
+    away = [abs(cell - cells[0]).mean() for cell in cells]
+    assert away[1] > 2 * away[2] > 0, "the stranger comes first"
+    assert draw_worst(scored, mixed, faces, own.reference, place, count=99).shape == (4 * (192 + 26), 960, 3)
