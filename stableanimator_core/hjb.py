@@ -67,8 +67,8 @@ class HJBConfig:
     by about the learning rate, however small its gradient is).
     chunk: frames decoded at once; lower it when memory runs out.
     stop: "count" takes all iterations; "adaptive" at most these: in each step a frame goes back to its best latents and
-    rests as soon as its CSIM has not risen by RISE in PATIENCE iterations, or its face is more than `sharpest` times as
-    sharp as the reference's.
+    rests as soon as its CSIM has not risen by RISE in PATIENCE iterations, or its face becomes more than `sharpest`
+    times as sharp as the reference's and sharper than it was.
     strength: points between which the learning rate's factor runs straight, level before the first and after the last.
     """
 
@@ -273,7 +273,7 @@ def make_face_refiner(
                 movable = face_mask(find_face_cells(boxes, size, cell), x0)
             goal = target.detach().to(x0.device, torch.float32, copy=True)
             adam = torch.optim.Adam([x0], lr=settings.lr)
-            rest = None if settings.sharpest is None else _Rest(x0, boxes.found)
+            rest = None if settings.sharpest is None else _Rest(x0, boxes.found, settings.sharpest)
             look, taken = None, 0
             while taken < settings.iterations:
                 moving = None if rest is None else rest.moving
@@ -289,8 +289,8 @@ def make_face_refiner(
                         "load the model in bfloat16 or float32"
                     )
                 if rest is not None:
-                    sharp = None if reference is None else sharpness(look.faces, reference)
-                    rest.judge(x0, look.csim, sharp, settings.sharpest)
+                    sharp = torch.zeros_like(look.csim) if reference is None else sharpness(look.faces, reference)
+                    rest.judge(x0, look.csim, sharp)
                     if not rest.moving.any():
                         break
                 x0.grad = gradient * movable
@@ -329,28 +329,31 @@ class Look(NamedTuple):
 class _Rest:
     """Which frames still move in a sampling step, and the best latents of each so far."""
 
-    def __init__(self, x0: Tensor, found: Tensor):
+    def __init__(self, x0: Tensor, found: Tensor, sharpest: float):
         self.moving = found.to(x0.device, copy=True)  # [F]
         self._best = x0.detach().clone()  # [F, 4, h, w]
         self._csim = x0.new_full((len(x0),), -math.inf)  # [F], of the best
         self._mark = self._csim  # [F], at the last rise
         self._waited = torch.zeros_like(self.moving, dtype=torch.long)  # [F] iterations without a rise
+        self._sharpest = torch.full_like(self._csim, sharpest)  # [F]
 
-    def judge(self, x0: Tensor, csim: Tensor, sharp: Tensor | None, sharpest: float) -> None:
+    def judge(self, x0: Tensor, csim: Tensor, sharp: Tensor) -> None:
         """Send frames to rest; csim, sharp: [F] of x0."""
-        fine = torch.ones_like(self.moving) if sharp is None else ~(sharp > sharpest)
-        first = self._csim.isinf()  # what HJB starts from is the best so far
-        better = self.moving & (first | fine & (csim > self._csim))
+        first = self._csim.isinf()
+        self._sharpest = torch.where(first, self._sharpest.maximum(sharp), self._sharpest)
+        fine = sharp <= self._sharpest
+        better = self.moving & fine & (csim > self._csim)
         risen = better & (csim > self._mark + RISE)
         self._best[better] = x0.detach()[better]
         self._csim = torch.where(better, csim, self._csim)
         self._mark = torch.where(risen, csim, self._mark)
         self._waited = torch.where(risen, 0, self._waited + 1)
         self.moving &= fine & (self._waited < PATIENCE)
+        self.put_back(x0)
 
     @torch.no_grad()
     def put_back(self, x0: Tensor) -> None:
-        """Frames at rest get their best latents: Adam's momentum moves what has no gradient, too."""
+        """Frames at rest get their best latents, from which Adam's momentum would move them."""
         x0[~self.moving] = self._best[~self.moving]
 
 

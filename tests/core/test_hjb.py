@@ -7,6 +7,7 @@ from torch import nn
 
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
+from stableanimator_core.face.sharpness import sharpness
 from stableanimator_core.hjb import CURVES, HJBConfig, face_gradient, make_face_refiner, place_windows
 from stableanimator_core.vae import decode_latents
 
@@ -355,13 +356,13 @@ def adaptive(vae, embed, target, x0, **more):
 
 
 def test_adaptive_ends_when_no_face_gets_more_alike(vae, embed, x0, target):
-    made, seen = adaptive(vae, embed, target, x0)
+    made, seen = adaptive(vae, embed, target, x0, iterations=80)
     taken = seen[-1].iteration
-    assert 2 < taken < 30
+    assert 2 < taken < 80
     assert [like.iteration for like in seen] == [*range(taken + 1), taken]
     assert [like.last for like in seen] == [False] * (taken + 1) + [True]
     csim = torch.stack([like.csim for like in seen[:-1]])
-    assert (seen[-1].csim > csim.amax(0) - 0.05).all(), "each frame is back at its best latents"
+    torch.testing.assert_close(seen[-1].csim, csim.amax(0), atol=0.01, rtol=0)  # back at the best latents of each
     assert (seen[-1].csim > csim[0] + 0.1).all()
     assert (made - x0).abs().max() > 0
 
@@ -381,14 +382,18 @@ def test_a_frame_at_rest_goes_back_and_stays(vae, embed, x0, target):
 
 
 def test_sharpness_has_a_limit(vae, embed, x0, target):
-    close = torch.zeros(3, 16, 16)
-    close[:, ::2] = 1e-3  # hardly any detail: every face is sharper
-    still, seen = adaptive(vae, embed, target, x0, reference=close)
-    assert still.equal(x0) and seen[-1].iteration == 0, "none may move"
+    """Faces sharper than the reference's don't get sharper still; without a limit they do."""
+    smooth = torch.linspace(-1, 1, 16).expand(3, 16, 16).square()
+    sharp = []
+    for reference in (smooth, None):
+        _, seen = adaptive(vae, embed, target, x0, reference=reference)
+        sharp.append([sharpness(like.faces, smooth) for like in (seen[0], seen[-1])])
+    (before, limited), (_, free) = sharp
+    assert (before > 1.2).all()
+    assert (limited <= before * 1.01).all() and (free > before * 1.05).any()
     wild = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 200 - 100
-    free, _ = adaptive(vae, embed, target, x0, reference=wild, iterations=1)
-    plain = refine(vae, embed, target, BOXES, x0, iterations=1, lr=0.2)
-    assert free.equal(plain), "a limit that is far away changes nothing"
+    far, _ = adaptive(vae, embed, target, x0, reference=wild)
+    assert far.equal(adaptive(vae, embed, target, x0)[0]), "a limit that is far away changes nothing"
 
 
 def test_windows_at_rest_are_not_decoded(vae, embed, x0, target):

@@ -139,11 +139,12 @@ def test_a_cancelled_run_keeps_what_it_has(desk):
             raise InterruptedError
 
     trail = Trail()
+    desk.sample(hjb(0, 4), trail)  # what it kept must not be taken for what comes now
     with pytest.raises(InterruptedError):
-        desk.sample(hjb(4, 4), trail, Hooks(on_step=cancel))
-    made = desk.sample(hjb(4, 4), trail)
+        desk.sample(hjb(1, 4), trail, Hooks(on_step=cancel))
+    made = desk.sample(hjb(1, 4), trail)
     assert made.resumed_at == 3
-    assert made.latents.equal(desk.sample(hjb(4, 4)).latents)
+    assert made.latents.equal(desk.sample(hjb(1, 4)).latents)
 
 
 def test_measuring_changes_no_latents(desk):
@@ -177,6 +178,9 @@ def test_an_estimate_needs_measured_steps(desk):
     assert [took.iterations for took in trail.seconds] == [0, 0, 0, 2, 2]
     few, many = (desk.plan(trail, hjb(0, 4, iterations=count)).seconds for count in (1, 10))
     assert 0 < few < many
+    other = replace(desk.settings, seed=1)
+    desk.sample(OFF, trail, settings=other)
+    assert desk.plan(trail, hjb(0, 4), settings=other).seconds is None, "what was measured of another run is forgotten"
 
 
 def test_a_plan_in_words():
