@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 OUT = Path("output") / "hjb-sweep"  # the one folder that is made with its parents
 ITERATIONS = "0,4,8,10,15"  # the paper's
+CURVES = ("falling", "even", "rising", "middle")  # of hjb, without torch
 CLIPS, FRAMES = 4, 16  # of performers, unless told otherwise
 
 
@@ -63,6 +64,7 @@ def register(subjects) -> None:
     parser.add_argument("--iterations", default=ITERATIONS, metavar="K[,K]", help=f"rounds a step ({ITERATIONS})")
     parser.add_argument("--hjb-steps", default="", metavar="A:B[,C:D]", help="denoising steps; default: the model's")
     parser.add_argument("--adaptive", action="store_true", help="every frame stops by itself, after K rounds at most")
+    parser.add_argument("--strength", default=CURVES[0], choices=CURVES, help="of the learning rate, over the steps")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     parser.add_argument("--frames", type=whole(1), metavar="N", help=f"the first N; {FRAMES} of performers, else all")
     parser.add_argument("--draft", default=0, type=whole(0), metavar="N", help="only the N frames that tell most")
@@ -77,6 +79,7 @@ def register(subjects) -> None:
 
 def sweep_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate the same clips with every setting, print a table and recommend one."""
+    from ..hjb import CURVES as POINTS
     from ..pipeline import SamplingConfig, find_face, model_hjb
     from ..sweep import mean_rows, parse_counts, parse_ranges, recommend, sweep_hjb, sweep_table, sweep_variants
     from ..weights import V1_CONFIG, config_of
@@ -88,7 +91,8 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
     config, places = config_of(args.model), places_of(args)
     width, height = args.size or (None, None)
     settings = SamplingConfig.for_model(config, width=width, height=height, steps=args.steps)
-    base = model_hjb(config, settings.steps, lr=args.hjb_lr, stop="adaptive" if args.adaptive else None)
+    stop = "adaptive" if args.adaptive else None
+    base = model_hjb(config, settings.steps, lr=args.hjb_lr, stop=stop, strength=POINTS[args.strength])
     variants = sweep_variants(base, settings.steps, parse_counts(args.iterations), parse_ranges(args.hjb_steps))
     if args.model == V1_CONFIG.name:
         places.require(*V1)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from stableanimator_core import cli
+from stableanimator_core.cli import sweep as sweep_command
 from stableanimator_core.errors import FaceError, InputError
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb import CURVES, HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, sample
 from stableanimator_core.sweep import (
@@ -235,13 +236,15 @@ def test_command_on_performers(command, tmp_path):
 
 def test_command_on_ones_own_material(command, material):
     argv = ["--reference", material / "reference.png", "--driving", material / "driving.json", "--steps", 3, "--json"]
-    status, out, err = command(*argv, "--iterations", 1, "--hjb-steps", "0:1, 2:2", "--adaptive")
+    status, out, err = command(*argv, "--iterations", 1, "--hjb-steps", "0:1, 2:2", "--adaptive", "--strength", "even")
     assert status == 0, err
-    rows = [row["hjb"] for row in json.loads(out)["rows"]]
-    assert [(row["first_step"], row["last_step"], row["stop"]) for row in rows] == [
-        (0, 1, "adaptive"),
-        (2, 2, "adaptive"),
-    ]
+    settings = [row["hjb"] for row in json.loads(out)["rows"]]
+    assert [(hjb["first_step"], hjb["last_step"]) for hjb in settings] == [(0, 1), (2, 2)]
+    assert all((hjb["stop"], hjb["strength"]) == ("adaptive", [[0, 1]]) for hjb in settings)
+
+
+def test_command_knows_the_curves():
+    assert sweep_command.CURVES == tuple(CURVES)
 
 
 @pytest.mark.parametrize(
