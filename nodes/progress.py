@@ -74,7 +74,6 @@ def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tupl
         nonlocal finished
         finished = done
         bar.update_absolute(done * steps)
-        show_text(node_id, f"{done} of {of} settings tried")
 
     def cancel(*told: Any) -> None:
         throw_exception_if_processing_interrupted()

@@ -23,7 +23,7 @@ from .convert import image_to_pixels, or_default, pixels_to_image, to_poses
 from .desk import memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
-from .progress import show_text, sweep_hooks
+from .progress import sweep_hooks
 from .sample import check_face, draft_notes
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
@@ -126,7 +126,6 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         )  # fmt: skip
         chosen = recommend(rows)
         report = "\n".join((f"take {chosen.reason}", *draft_notes(frames, motion.frames), "", sweep_table(rows)))
-        show_text(node, f"take {chosen.reason}")
         sheet, plot = pixels_to_image(sweep_sheet(rows, face)[None]), pixels_to_image(sweep_plot(rows)[None])
         shown = [picture for image in (sheet, plot) for picture in ui.PreviewImage(image).as_dict()["images"]]
         return io.NodeOutput(sheet, plot, dict(vars(chosen.row.hjb)), report, ui={"text": (report,), "images": shown})

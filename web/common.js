@@ -86,7 +86,7 @@ export function addCanvas(node, name, height, paint) {
   const widget = node.addDOMWidget(name, "stableanimator.canvas", root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: () => (widget.hidden ? 0 : height),
   });
   widget.serialize = false;
 
@@ -117,7 +117,9 @@ export function write(context, text, x, y, { colour = COLOURS.ink, size = 11, we
   context.fillStyle = colour;
   context.textAlign = align;
   let shown = text;
-  while (room && shown.length > 1 && context.measureText(shown).width > room) shown = `${shown.slice(0, -2).trimEnd()}…`;
+  while (room && shown.length > 1 && context.measureText(shown).width > room) {
+    shown = `${shown.slice(0, -2).trimEnd()}…`;
+  }
   context.fillText(shown, x, y);
 }
 

@@ -15,8 +15,8 @@ const FACE = 52; // px, a face in the header
 const WIDTH = 400; // of a new node
 const NAME = "identity";
 const HINT =
-  "Cosine similarity of each frame's face to the reference's, measured by the network that HJB optimises: it rises by " +
-  "itself. Identity Score judges the finished video by a network of its own, where the model has one.";
+  "Cosine similarity of each frame's face to the reference's, measured by the very network that HJB optimises. " +
+  "Identity Score judges the finished video by a network of its own, where the model has one.";
 
 const thousandths = (values) => values.map((value) => (value === null ? null : Math.round(1000 * value)));
 const said = (value) => (value / 1000).toFixed(2);
@@ -26,7 +26,7 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 /** What is known after one more event. A "start" forgets all before it. */
 export function hear(history, event) {
   if (event.kind === "start") {
-    const { prompt_id, steps, first, refined, iterations, frames, text, face } = event;
+    const { prompt_id = null, steps, first, refined, iterations, frames, text, face } = event;
     return { prompt_id, steps, first, refined, iterations, frames, text, face, state: "running", rows: {} };
   }
   if (event.kind === "end") return { ...history, state: "done", text: event.text };
@@ -45,7 +45,8 @@ function layout(history, width, height) {
   const bottom = height - 36;
   const split = Math.round(top + (bottom - top) * 0.52);
   const step = (right - left) / history.steps;
-  const lowest = Math.min(...Object.values(history.rows).flatMap((row) => [...row.means, ...known(row.before), ...known(row.after)]));
+  const rows = Object.values(history.rows);
+  const lowest = Math.min(...rows.flatMap((row) => [...row.means, ...known(row.before), ...known(row.after)]));
   const low = Number.isFinite(lowest) ? Math.min(Math.floor(lowest / 200) * 200, 800) : 0;
   return {
     left, right, width, height, step, low,
@@ -57,10 +58,12 @@ function layout(history, width, height) {
 }
 
 /** Where in a step its measurements lie, 0..1: before HJB at the left, after its last iteration at the right. */
-const within = (row, index, iterations) => (row.refined ? 0.1 + 0.8 * (index / Math.max(iterations, row.means.length - 1)) : 0.5);
+const within = (row, index, iterations) =>
+  row.refined ? 0.1 + 0.8 * (index / Math.max(iterations, row.means.length - 1)) : 0.5;
 
 function paintHeader(context, history, { width }, redraw) {
-  const faces = [[history.face, "reference"], [history.worst?.face, history.worst ? `frame ${history.worst.frame}` : "worst"]];
+  const { worst: least } = history;
+  const faces = [[history.face, "reference"], [least?.face, least ? `frame ${least.frame}` : "worst"]];
   let x = 10;
   for (const [url, label] of faces) {
     context.fillStyle = COLOURS.panel;
@@ -82,7 +85,8 @@ function paintHeader(context, history, { width }, redraw) {
   const [before, now] = [row.means[0], row.means[row.means.length - 1]];
   write(context, said(before), x, 31, { ...big, colour: row.refined ? COLOURS.plain : COLOURS.ink });
   if (row.means.length > 1) {
-    write(context, `→ ${said(now)}`, x + context.measureText(said(before)).width + 7, 31, { ...big, colour: COLOURS.good });
+    const after = x + context.measureText(said(before)).width + 7;
+    write(context, `→ ${said(now)}`, after, 31, { ...big, colour: COLOURS.good });
   }
   const running = history.state === "running";
   const iteration = running && row.refined ? `, iteration ${history.iteration} of ${history.iterations}` : "";
@@ -105,6 +109,7 @@ function paintGrid(context, history, area) {
     context.fillRect(x(first), curve.top, (last - first + 1) * step, curve.bottom - curve.top);
     write(context, "HJB", x(first) + 4, curve.top + 10, { colour: COLOURS.good, size: 9 });
   }
+  const small = { colour: COLOURS.faint, size: 9 };
   context.strokeStyle = COLOURS.grid;
   context.lineWidth = 0.5;
   for (let value = low; value <= 1000; value += 200) {
@@ -112,13 +117,13 @@ function paintGrid(context, history, area) {
     context.moveTo(left, y(value));
     context.lineTo(right, y(value));
     context.stroke();
-    write(context, (value / 1000).toFixed(1), left - 5, y(value) + 3, { colour: COLOURS.faint, size: 9, align: "right" });
+    write(context, (value / 1000).toFixed(1), left - 5, y(value) + 3, { ...small, align: "right" });
   }
   const each = [1, 2, 5, 10, 20, 50].find((count) => count * step >= 22) ?? 100;
   for (let number = 0; number < history.steps; number += each) {
-    write(context, String(number), x(number + 0.5), strip.bottom + 11, { colour: COLOURS.faint, size: 9, align: "center" });
+    write(context, String(number), x(number + 0.5), strip.bottom + 11, { ...small, align: "center" });
   }
-  write(context, "step", right + 4, strip.bottom + 11, { colour: COLOURS.faint, size: 9 });
+  write(context, "step", right + 4, strip.bottom + 11, small);
 }
 
 function line(context, points, colour, width) {
@@ -209,7 +214,8 @@ function place(history, area, pointer) {
   const step = Math.floor((pointer.x - area.left) / area.step);
   if (step < 0 || step >= history.steps || pointer.y < area.curve.top || pointer.y > area.strip.bottom) return null;
   const down = (pointer.y - area.strip.top) / (area.strip.bottom - area.strip.top);
-  return { step, frame: down >= 0 ? Math.min(Math.floor(down * history.frames.length), history.frames.length - 1) : null };
+  const last = history.frames.length - 1;
+  return { step, frame: down >= 0 ? Math.min(Math.floor(down * (last + 1)), last) : null };
 }
 
 /** One line about a step, or about a frame in it. */
@@ -217,11 +223,13 @@ function sentence(history, { step, frame }) {
   const row = history.rows[step];
   if (!row) return `step ${step}: not measured`;
   const value = (values, whole) => (frame === null ? whole : values?.[frame]);
-  const [before, after] = [value(row.before, row.means[0]), row.after && value(row.after, row.means[row.means.length - 1])];
+  const before = value(row.before, row.means[0]);
+  const after = row.after && value(row.after, row.means[row.means.length - 1]);
   const where = frame === null ? `step ${step}, mean` : `step ${step}, frame ${history.frames[frame]}`;
   if (before === null) return `${where}: no face`;
   if (before === undefined) return where;
-  return after === undefined ? `${where}: ${said(before)}` : `${where}: ${said(before)} before HJB, ${said(after)} after`;
+  if (after === undefined) return `${where}: ${said(before)}`;
+  return `${where}: ${said(before)} before HJB, ${said(after)} after`;
 }
 
 function paint(context, width, height, history, pointer, redraw) {
@@ -229,7 +237,8 @@ function paint(context, width, height, history, pointer, redraw) {
   context.fillRect(0, 0, width, height);
   if (!history) {
     const middle = { colour: COLOURS.faint, size: 12, align: "center" };
-    write(context, "Identity scope", width / 2, height / 2 - 8, { ...middle, colour: COLOURS.ink, size: 13, weight: 600 });
+    const title = { ...middle, colour: COLOURS.ink, size: 13, weight: 600 };
+    write(context, "Identity scope", width / 2, height / 2 - 8, title);
     write(context, "how alike every frame's face is, step by step, while it runs", width / 2, height / 2 + 12, middle);
     return;
   }
@@ -294,6 +303,7 @@ function addScope(node) {
     if (widget.hidden === !wanted) return;
     widget.hidden = !wanted;
     node.setSize([node.size[0], node.computeSize()[1]]);
+    node.setDirtyCanvas(true, true);
     redraw();
   };
   if (shown) chain(shown, "callback", show);

@@ -1,0 +1,144 @@
+"""The identity scope in the page: what it draws while Sample runs, and what of it stays."""
+
+from __future__ import annotations
+
+import pytest
+from desk import Desk
+
+EVENT = "stableanimator.identity"
+SAMPLE = "StableAnimatorSample"
+KEPT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').properties.stableanimator_scope"
+PAGES_OWN = "Attempted to cleanup event listeners"  # it says so whenever somebody enters a subgraph
+STEPS = 5
+MODEL, POSE, FACE, HJB = "STABLEANIMATOR_MODEL", "POSE_KEYPOINT", "STABLEANIMATOR_FACE", "STABLEANIMATOR_HJB"
+# How many colours of the heat strip's scale the canvas shows, its left part without the legend.
+HEAT = """async () => {
+    const { heat } = await import("/extensions/StableAnimator/common.js");
+    const scale = new Set(Array.from({ length: 1001 }, (_, i) => heat(i / 1000)));
+    const canvas = [...document.querySelectorAll(".dom-widget canvas")].find((each) => each.title.startsWith("Cosine"));
+    if (!canvas?.width) return 0;
+    const width = Math.floor(canvas.width * 0.85);
+    const data = canvas.getContext("2d").getImageData(0, 0, width, canvas.height).data;
+    let found = 0;
+    for (let i = 0; i < data.length; i += 4) found += scale.has(`rgb(${data[i]}, ${data[i + 1]}, ${data[i + 2]})`);
+    return found / (width * canvas.height);
+}"""
+
+
+def graph() -> dict:
+    """The built-in example on the smallest model; 5 steps, the face optimised twice in steps 2 and 3."""
+    nodes = [
+        ("StableAnimatorLoadModel", [], [MODEL], ["tiny", "fp32", False]),
+        ("StableAnimatorExample", [], ["IMAGE", POSE, POSE], [3]),
+        (
+            "StableAnimatorEncodeFace", [("model", MODEL), ("reference", "IMAGE"), ("reference_pose", POSE)],
+            [FACE], [-1],
+        ),
+        ("StableAnimatorHJBOptions", [], [HJB], [True, 2, 2, 3, 0.1, "face", "face", 8]),
+        (
+            SAMPLE, [("model", MODEL), ("reference", "IMAGE"), ("poses", POSE), ("face", FACE), ("hjb", HJB)],
+            ["LATENT"], [1, "fixed", STEPS, 1, 1, 0, 0, 0, 0],
+        ),
+    ]  # fmt: skip
+    ways = [
+        (1, 0, 3, 0), (2, 0, 3, 1), (2, 1, 3, 2), (1, 0, 5, 0), (2, 0, 5, 1), (2, 2, 5, 2), (3, 0, 5, 3), (4, 0, 5, 4),
+    ]  # fmt: skip
+    links = [[i, *way, nodes[way[0] - 1][2][way[1]]] for i, way in enumerate(ways, 1)]
+    made = []
+    for number, (kind, inputs, outputs, values) in enumerate(nodes, 1):
+        into = {way[4]: way[0] for way in links if way[3] == number}
+        away = [[way[0] for way in links if way[1:3] == [number, slot]] for slot in range(len(outputs))]
+        made.append({
+            "id": number, "type": kind, "pos": [420 * (number // 3), 20 + 300 * (number % 3)], "size": [300, 100],
+            "inputs": [{"name": n, "type": t, "link": into[slot]} for slot, (n, t) in enumerate(inputs)],
+            "outputs": [{"name": t, "type": t, "links": away[slot]} for slot, t in enumerate(outputs)],
+            "flags": {}, "order": number, "mode": 0, "properties": {}, "widgets_values": values,
+        })  # fmt: skip
+    return {
+        "last_node_id": 5, "last_link_id": len(links), "nodes": made, "links": links, "groups": [], "config": {},
+        "extra": {}, "version": 0.4,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def sampled(desk: Desk) -> Desk:
+    """A graph that has run once in this page; other tests may have left its result in ComfyUI's cache."""
+    desk.load(graph())
+    run = desk.run()
+    assert run.succeeded, run.error
+    desk.fit_view()
+    return desk
+
+
+def heat(desk: Desk) -> float:
+    """Share of the scope that shows the heat strip."""
+    desk.page.wait_for_timeout(300)
+    return desk.js(HEAT)
+
+
+def test_it_draws_what_the_server_tells(desk):
+    desk.load(graph())
+    assert heat(desk) == 0 and desk.js(KEPT) is None
+    desk.set(SAMPLE, "seed", 501)
+    run = desk.run()
+    assert run.succeeded, run.error
+    assert len(run.of(EVENT)) == 2 + 3 + 2 * 3, "start, end, a measurement in 3 plain steps, 3 in 2 refined ones"
+    kept = desk.js(KEPT)
+    assert kept["state"] == "done" and kept["text"].startswith("steps 0 to 4 ran in ")
+    assert [len(row["means"]) for row in kept["rows"].values()] == [1, 1, 3, 3, 1]
+    assert [len(row.get("after", [])) for row in kept["rows"].values()] == [0, 0, 3, 3, 0]
+    assert kept["face"].startswith("data:image/jpeg") and kept["worst"]["face"].startswith("data:image/jpeg")
+    assert 0.1 < heat(desk) < 0.6
+    values = next(node for node in desk.saved()["nodes"] if node["type"] == SAMPLE)["widgets_values"]
+    assert [value for value in values if value is not None] == [501, "fixed", STEPS, 1, 1, 0, 0, 0, 0, 0, True]
+
+
+def test_a_change_of_the_face_optimisation_runs_the_tail_alone(sampled):
+    sampled.set("StableAnimatorHJBOptions", "iterations", 1)
+    sampled.run()
+    sampled.set("StableAnimatorHJBOptions", "iterations", 3)
+    run = sampled.run()
+    start, *told, _ = run.of(EVENT)
+    assert start["first"] == 2 and {event["step"] for event in told} == {2, 3, 4}
+    kept = sampled.js(KEPT)
+    assert sorted(kept["rows"]) == ["0", "1", "2", "3", "4"] and kept["text"].endswith("steps 0 to 1 were kept")
+    assert len(kept["rows"]["2"]["means"]) == 4
+
+
+def test_it_is_drawn_again_after_a_reload_and_from_the_cache(sampled):
+    share, kept = heat(sampled), sampled.js(KEPT)
+    assert share > 0.1
+    sampled.open()
+    sampled.page.wait_for_selector(".dom-widget canvas")
+    sampled.fit_view()
+    assert sampled.js(KEPT) == kept and heat(sampled) == pytest.approx(share, abs=0.02)
+    sampled.load(graph())
+    assert sampled.js(KEPT) is None
+    again = sampled.run()
+    assert "5" in again.of("execution_cached")[0]["nodes"] and not again.of(EVENT)
+    assert sampled.js(KEPT)["rows"] == kept["rows"] and heat(sampled) > 0.1
+
+
+def test_it_works_inside_a_subgraph(desk):
+    desk.load(graph())
+    desk.set(SAMPLE, "seed", 502)
+    desk.js("""() => {
+        const node = app.graph.nodes.find((each) => each.type === "StableAnimatorSample");
+        app.graph.convertToSubgraph(new Set([node]));
+    }""")
+    run = desk.run()
+    assert run.succeeded and ":" in run.of(EVENT)[0]["node"], run.error
+    desk.js("() => app.canvas.openSubgraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    assert heat(desk) > 0.1
+    desk.problems[:] = [problem for problem in desk.problems if PAGES_OWN not in problem]
+
+
+def test_the_switch_hides_it(sampled):
+    height = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
+    tall = sampled.js(height)
+    sampled.set(SAMPLE, "identity_scope", False)
+    sampled.page.wait_for_timeout(300)
+    assert sampled.js(height) < tall - 250
+    assert not sampled.page.locator(".dom-widget canvas").is_visible()
+    sampled.set(SAMPLE, "identity_scope", True)
+    assert heat(sampled) > 0.1
