@@ -236,8 +236,9 @@ class AlignmentView {
       x += context.measureText(name).width + 24;
     }
     const off = distance(this.joints(index), view.reference);
-    const told = off === null ? "no joint to compare" : `${percent(off, view)} off`;
-    write(context, `frame ${view.frames[index]}: ${told}`, width - 10, 17, { weight: 600, align: "right" });
+    const told = off === null ? "nothing to compare" : `${percent(off, view)} off`;
+    const frame = width < 340 ? "" : `frame ${view.frames[index]}: `; // the legend needs the room
+    write(context, `${frame}${told}`, width - 10, 17, { weight: 600, align: "right" });
   }
 
   paintStage(context) {
