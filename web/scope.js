@@ -200,13 +200,16 @@ function paintStrip(context, history, { left, right, low, strip, x, step }) {
   write(context, (low / 1000).toFixed(1), right + 13, strip.bottom - 1, { ...label, align: "left" });
 }
 
+/** Marks the steps that were not run again; while the others run, they step back. */
 function paintKept(context, history, { left, strip, x, right }) {
-  if (!history.first) return;
+  const { first, steps, state } = history;
+  if (!first) return;
+  line(context, [[left, strip.bottom + 15], [x(first) - 2, strip.bottom + 15]], COLOURS.faint, 2);
+  if (first < steps) line(context, [[x(first), strip.bottom + 15], [right, strip.bottom + 15]], COLOURS.good, 2);
+  if (state !== "running") return;
   context.fillStyle = `${COLOURS.paper}90`;
-  context.fillRect(left, strip.top, x(history.first) - left, strip.bottom - strip.top);
-  line(context, [[left, strip.bottom + 15], [x(history.first) - 2, strip.bottom + 15]], COLOURS.faint, 2);
-  line(context, [[x(history.first), strip.bottom + 15], [right, strip.bottom + 15]], COLOURS.good, 2);
-  write(context, "kept", left + 4, strip.bottom - 4, { size: 10, weight: 600, room: x(history.first) - left - 6 });
+  context.fillRect(left, strip.top, x(first) - left, strip.bottom - strip.top);
+  write(context, "kept", left + 4, strip.bottom - 4, { size: 10, weight: 600, room: x(first) - left - 6 });
 }
 
 /** What the pointer is over: a step and the index of a frame; null elsewhere. */
@@ -301,7 +304,7 @@ function addScope(node) {
   const show = () => {
     const wanted = shown?.value ?? true;
     if (widget.hidden === !wanted) return;
-    widget.hidden = !wanted;
+    widget.hidden = canvas.parentElement.hidden = !wanted; // the latter for Vue nodes
     node.setSize([node.size[0], node.computeSize()[1]]);
     node.setDirtyCanvas(true, true);
     redraw();
