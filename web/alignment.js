@@ -14,17 +14,14 @@ const HEIGHT = 470;
 const WIDTH = 420; // of a new node
 const NUDGES = ["nudge_x", "nudge_y", "nudge_scale", "nudge_rotate"];
 const NEUTRAL = [0, 0, 1, 0];
-const LIMITS = [[-200, 200], [-200, 200], [0.1, 10], [-180, 180]];
-const STEPS = [0.1, 0.1, 0.005, 0.5]; // what a hand's values are rounded to
+const STEPS = [0.1, 0.1, 0.001, 0.5]; // what a hand's values are rounded to
 const GRIP = 9; // px around a handle that take hold of it
 const PLAY_MS = 90; // a frame
 const [HEAD, CURVE, METHODS, FOOT] = [26, 62, 96, 24]; // px, heights of all but the stage
-const HINT = "Drag to move; a corner scales, the knob turns. Then also: wheel scales, Shift + wheel turns, arrow keys move.";
+const HINT = "Drag to move; corners scale, the knob turns. Then the wheel scales, Shift + wheel turns, arrows move.";
 const HONEST = "Distance of the joints from the reference's, in % of its body. It holds their different postures, too.";
 
-// ---------------------------------------------------------------------------------------------------------- geometry
-
-/** Joints x0, y0, x1, y1 ... (null: not seen) moved by a nudge: p' = pivot + scale · rotation · (p - pivot) + (x, y). */
+/** Joints x0, y0, x1 ... (null: not seen) after a nudge: p' = pivot + scale · rotation · (p - pivot) + (x, y). */
 export function nudged(joints, [x, y, scale, rotate], [px, py], unit) {
   const angle = (rotate * Math.PI) / 180;
   const [cos, sin] = [scale * Math.cos(angle), scale * Math.sin(angle)];
@@ -56,7 +53,7 @@ function boxOf(joints) {
   return xs.length ? [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)] : null;
 }
 
-/** How a part of the reference's canvas, [left, top, right, bottom], fits a box of the page with `room` px around it. */
+/** How a part of the reference's canvas, [left, top, right, bottom], fits a box of the page with `room` around it. */
 function fit([left, top, right, bottom], { x, y, width, height }, room) {
   const scale = Math.min((width - 2 * room) / (right - left), (height - 2 * room) / (bottom - top));
   const [dx, dy] = [x + (width - scale * (left + right)) / 2, y + (height - scale * (top + bottom)) / 2];
@@ -82,8 +79,6 @@ const inside = ({ x, y, width, height }, [px, py]) => px >= x && px <= x + width
 const near = ([x0, y0], [x1, y1]) => Math.hypot(x0 - x1, y0 - y1) <= GRIP;
 const rgb = (colour) => `rgb(${colour.join(", ")})`;
 const percent = (px, view) => `${((100 * px) / view.unit).toFixed(1)} %`;
-
-// ----------------------------------------------------------------------------------------------------------- drawing
 
 function skeleton(context, joints, limbs, place, colour, width, edge = 0) {
   context.lineCap = "round";
@@ -114,7 +109,7 @@ class AlignmentView {
     this.index = 0; // among the frames that are shown
     this.drag = null; // what the pointer holds: { move(point), done() }
     this.player = 0;
-    const { canvas, redraw } = addCanvas(node, NAME, HEIGHT, (context, width, height) => this.paint(context, width, height));
+    const { canvas, redraw } = addCanvas(node, NAME, HEIGHT, (...given) => this.paint(...given));
     this.canvas = canvas;
     this.redraw = redraw;
     canvas.tabIndex = 0;
@@ -130,8 +125,6 @@ class AlignmentView {
     canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // ------------------------------------------------------------------------------------------------ state
-
   widget(name) {
     return this.node.widgets.find((each) => each.name === name);
   }
@@ -143,9 +136,9 @@ class AlignmentView {
   /** Write the nudge into its widgets, rounded and within their limits. */
   set nudge(values) {
     values.forEach((value, i) => {
-      const [low, high] = LIMITS[i];
+      const { min, max } = this.widget(NUDGES[i]).options;
       const rounded = Number((Math.round(value / STEPS[i]) * STEPS[i]).toFixed(3));
-      this.write(NUDGES[i], Math.min(Math.max(rounded, low), high));
+      this.write(NUDGES[i], Math.min(Math.max(rounded, min), max));
     });
   }
 
@@ -204,16 +197,15 @@ class AlignmentView {
     this.redraw();
   }
 
-  // ---------------------------------------------------------------------------------------------- painting
-
   paint(context, width, height) {
     context.fillStyle = COLOURS.paper;
     context.fillRect(0, 0, width, height);
     this.area = layout(width, height);
     if (!this.view) {
       const middle = { colour: COLOURS.faint, size: 12, align: "center", room: width - 20 };
-      write(context, "Alignment view", width / 2, height / 2 - 8, { ...middle, colour: COLOURS.ink, size: 13, weight: 600 });
-      write(context, "run once: the bodies over one another, to scrub, compare and nudge", width / 2, height / 2 + 12, middle);
+      const title = { ...middle, colour: COLOURS.ink, size: 13, weight: 600 };
+      write(context, "Alignment view", width / 2, height / 2 - 8, title);
+      write(context, "run once to see, compare and nudge the bodies", width / 2, height / 2 + 12, middle);
       return;
     }
     this.place = fit([0, 0, this.view.width, this.view.height], this.area.stage, 8);
@@ -345,7 +337,7 @@ class AlignmentView {
     context.fill();
     const small = { colour: COLOURS.faint, size: 9 };
     write(context, `frame ${view.frames[0]}`, x, y + height + 13, small);
-    write(context, String(view.frames[last] ?? view.frames[0]), x + width, y + height + 13, { ...small, align: "right" });
+    write(context, String(view.frames.at(-1)), x + width, y + height + 13, { ...small, align: "right" });
     if (known.length) {
       write(context, percent(Math.max(...known), view), x + width + 5, at(0, Math.max(...known))[1] + 3, small);
       write(context, "0", x + width + 5, y + height, small);
@@ -412,7 +404,8 @@ class AlignmentView {
     const [right, down, scale, turned] = this.nudge;
     const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value)}`;
     const moved = this.nudge.some((value, i) => value !== NEUTRAL[i]);
-    const told = moved ? `nudged ${signed(right)} %, ${signed(down)} %, ×${scale}, ${signed(turned)}°` : "drag the result to nudge it";
+    const nudge = `nudged ${signed(right)} %, ${signed(down)} %, ×${scale}, ${signed(turned)}°`;
+    const told = moved ? nudge : "drag the result to nudge it";
     const text = this.pending ? `${told} · run to apply` : told;
     write(context, text, x, y, { room: width, colour: this.pending ? COLOURS.plain : COLOURS.faint });
     if (!moved) return;
@@ -423,8 +416,6 @@ class AlignmentView {
     context.fill();
     write(context, "reset", button.x + button.width / 2, y, { align: "center" });
   }
-
-  // ----------------------------------------------------------------------------------------------- pointer
 
   /** What lies under a point: a handle or part of the view, and what it says. */
   target(point) {
@@ -450,11 +441,11 @@ class AlignmentView {
     if (event.button !== 0) return;
     const point = [event.offsetX, event.offsetY];
     const target = this.target(point);
-    const act = { method: this.choose, curve: this.scrub, play: this.play, reset: this.reset }[target.part] ?? this.hold;
     if (!target.part) return;
+    const acts = { method: this.choose, curve: this.scrub, play: this.play, reset: this.reset };
     event.stopPropagation();
     this.canvas.setPointerCapture(event.pointerId);
-    act.call(this, target, point);
+    (acts[target.part] ?? this.hold).call(this, target, point);
   }
 
   hover(event) {
@@ -530,7 +521,8 @@ class AlignmentView {
 
   /** The wheel belongs to the graph until the result was touched. */
   wheel(event) {
-    if (document.activeElement !== this.canvas || this.target([event.offsetX, event.offsetY]).part === undefined) return;
+    const over = this.target([event.offsetX, event.offsetY]).part;
+    if (document.activeElement !== this.canvas || !over) return;
     event.preventDefault();
     event.stopPropagation();
     const [x, y, scale, rotate] = this.nudge;

@@ -10,8 +10,8 @@ const KEPT = "stableanimator_report"; // of node.properties
 const WIDTH = 420; // of a new node
 const [LEAST, MOST] = [64, 360]; // px, of the text
 const EMPTY = "run once: the report comes here";
-const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y: auto; padding: 8px 10px; border-radius: 6px;
-  background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif; user-select: text;
+const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y: auto; padding: 8px 10px;
+  border-radius: 6px; background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif; user-select: text;
   overflow-wrap: anywhere; white-space: pre-wrap; cursor: text;`;
 const TABLE = "font-family: monospace; font-size: 11px; white-space: pre; overflow-x: auto;"; // of lines in columns
 
