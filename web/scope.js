@@ -257,7 +257,8 @@ function paint(context, width, height, history, pointer, redraw) {
     context.lineWidth = 1;
     context.strokeRect(area.x(over.step), area.curve.top, area.step, area.strip.bottom - area.curve.top);
   }
-  const text = over ? sentence(history, over) : history.state === "stopped" ? `stopped; ${history.text}` : history.text;
+  const stopped = `stopped in step ${history.step ?? 0}; steps that were done are kept`;
+  const text = over ? sentence(history, over) : history.state === "stopped" ? stopped : history.text;
   write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
 }
 

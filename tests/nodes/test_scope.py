@@ -162,6 +162,8 @@ def test_sweep_tries_every_setting_and_hands_on_the_one_it_recommends(server):
     assert "a draft of frames 0, " in report
     for name in ("off", "2 iterations, steps 1:1", "2 iterations, steps 0:1"):
         assert any(line.startswith(f"{name}  ") for line in report.splitlines()), name
+    taken = run.of(EVENT)[0]  # the model's own would be 1 iteration
+    assert taken["iterations"] == (0 if report.startswith("take off: ") else 2)
     sheet, plot = (read_image(path) for path in server.shown(run, "sweep"))
     assert np.ptp(sheet) > 100 and np.ptp(plot) > 100
     progress = [data for data in run.of("progress") if data["node"] == "sweep"]
