@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from .errors import FaceError, InputError
-from .face import ReferenceFace, crop_faces, embed_reference, score_identity
+from .face import ReferenceFace, crop_faces, score_identity
 from .face.pictures import face_pictures
 from .face.sharpness import reference_among, sharpness
-from .hjb import SHARPEST, HJBConfig
+from .hjb import HJBConfig
 from .keypoints import Poses
-from .pipeline import Hooks, Sampled, SamplingConfig, sample
+from .pipeline import Hooks, Sampled, SamplingConfig, place_motion, sample
 from .trail import Trail
 from .vae import decode_latents
 from .video import SheetRow, contact_sheet, spread
 from .video.curves import Curve, plot_curves, stacked
-from .video.pixels import from_uint8, to_uint8
+from .video.pixels import to_uint8
 from .weights import Models
 
 CLOSE = 0.01  # of CSIM: no eye tells it apart
+ALIKE = 1.05  # times as sharp: no eye tells that apart either
 SHOWN = 8  # faces on a sheet
 
 
@@ -55,8 +56,8 @@ class Recommendation(NamedTuple):
 @torch.no_grad()
 def sweep_hjb(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
-    variants: Sequence[HJBConfig], *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None,
-    trail: Trail | None = None, on_variant: Callable[[int, int], None] | None = None,
+    variants: Sequence[HJBConfig], *, pose_images: np.ndarray | None = None, chosen: Sequence[int] | None = None,
+    hooks: Hooks | None = None, trail: Trail | None = None, on_variant: Callable[[int, int], None] | None = None,
 ) -> list[SweepRow]:  # fmt: skip
     """The same clip with each of these settings, in their order; other arguments as in `sample`.
 
@@ -68,18 +69,20 @@ def sweep_hjb(
     if face is None:
         raise FaceError("sweep: there is no reference face to compare with; connect Encode Face")
     trail, hooks = trail or Trail(), hooks or Hooks()
+    chosen = list(range(poses.frames) if chosen is None else chosen)
+    if not place_motion(models.config, poses, settings, chosen)[2].found.any():
+        raise FaceError(f"sweep: none of {len(chosen)} frames shows a face; take poses that look at the camera")
     target = None
     if models.face_judge is not None:
-        target = embed_reference(models.face_judge, from_uint8(reference), face.place).embedding
+        target = face.embedded_by(models.face_judge)
     rows: dict[int, SweepRow] = {}
     refining: dict[int, float] = {}
     order = sorted(range(len(variants)), key=lambda i: -variants[i].first_step if variants[i].iterations else -np.inf)
     for done, i in enumerate(order, 1):
         made = sample(
-            models, reference, poses, face, settings, variants[i], pose_images=pose_images, hooks=hooks, trail=trail
-        )
-        if not made.faces.found.any():
-            raise FaceError(f"sweep: none of {poses.frames} frames shows a face; take poses that look at the camera")
+            models, reference, poses, face, settings, variants[i], pose_images=pose_images, chosen=chosen, hooks=hooks,
+            trail=trail,
+        )  # fmt: skip
         refining[i] = sum(took.refine for took in trail.seconds)
         rows[i] = _row(models, variants[i], made, face, target, hooks)
         if on_variant is not None:
@@ -113,14 +116,14 @@ def _row(
 def sweep_variants(
     base: HJBConfig, steps: int, iterations: Sequence[int], ranges: Sequence[tuple[int, int]] = ()
 ) -> list[HJBConfig]:
-    """Every number of iterations on every range of steps, 0 once; base gives the rest, and the range without any.
+    """HJB off, and every number of iterations on every range of steps; base gives the rest, and the range without any.
 
     steps: sampling steps in all. Raises InputError for a range beyond them.
     """
     for first, last in ranges:
         if last >= steps:
             raise InputError(f"hjb-steps {first}:{last}: there are {steps} sampling steps, 0 to {steps - 1}")
-    variants = [replace(base, iterations=0)] if 0 in iterations else []
+    variants = [replace(base, iterations=0)]  # what all others are compared with
     for first, last in ranges or [(base.first_step, base.last_step)]:
         counts = dict.fromkeys(count for count in iterations if count)
         variants += [replace(base, iterations=count, first_step=first, last_step=last) for count in counts]
@@ -166,23 +169,26 @@ def mean_rows(clips: Sequence[Sequence[SweepRow]]) -> list[SweepRow]:
 def recommend(rows: Sequence[SweepRow]) -> Recommendation:
     """The fastest row within CLOSE of the best CSIM among those whose faces are not over-sharpened.
 
-    Over-sharpened is what is more than SHARPEST times as sharp as the reference and sharper than with HJB off.
+    Over-sharpened is what is more than its setting's `sharpest` times as sharp as the reference and sharper than with
+    HJB off. Where that is every row, the choice is among those that are ALIKE the least sharp one.
     """
-    usual = max([SHARPEST, *(row.sharpness for row in rows if not row.hjb.iterations)])
-    sound = [row for row in rows if not row.sharpness > usual]
-    if not sound:
-        row = min(rows, key=lambda row: row.sharpness)
-        return Recommendation(row, f"{name_of(row.hjb)}: all faces are over-sharpened, these the least")
-    best = max(sound, key=lambda row: row.identity)
-    row = min((row for row in sound if row.identity >= best.identity - CLOSE), key=lambda row: row.seconds)
+    off = max((row.sharpness for row in rows if not row.hjb.iterations), default=0.0)
+    sound = [row for row in rows if not row.sharpness > max(row.hjb.sharpest, off)]
+    overdone = [row for row in rows if row not in sound]
+    among = sound or [row for row in rows if row.sharpness <= ALIKE * min(other.sharpness for other in rows)]
+    best = max(among, key=lambda row: row.identity)
+    row = min((row for row in among if row.identity >= best.identity - CLOSE), key=lambda row: row.seconds)
     reason = f"{name_of(row.hjb)}: CSIM {row.identity:.3f} in {row.seconds:.0f} s"
-    if row is best:
-        reason += ", the best"
-    else:
+    if row is not best:
         reason += f", within {CLOSE:g} of the best, {best.identity:.3f} in {best.seconds:.0f} s ({name_of(best.hjb)})"
-    overdone = [name_of(other.hjb) for other in rows if other.sharpness > usual]
-    if overdone:
-        reason += f"; left out as over-sharpened: {'; '.join(overdone)}"
+    elif not overdone:
+        reason += ", the best"
+    if not sound:
+        reason += "; all faces are over-sharpened, these among the least"
+    elif not any(row.hjb.iterations for row in sound) and overdone:
+        reason += "; all faces that are optimised are over-sharpened: lower the learning rate, or raise sharpest"
+    elif overdone:
+        reason += f", the best of what is not over-sharpened; left out: {'; '.join(name_of(o.hjb) for o in overdone)}"
     return Recommendation(row, reason)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FaceError
@@ -41,6 +42,12 @@ class ReferenceFace(NamedTuple):
         """Where it is in the reference picture, as a clip of one frame."""
         templates = None if self.template is None else self.template[None]
         return FaceBoxes(self.box[None], torch.ones(1, dtype=torch.bool), templates)
+
+    @torch.no_grad()
+    def embedded_by(self, network: nn.Module) -> Tensor:
+        """The same face as another network sees it, [D], from the crop: no picture, which could be another one."""
+        crop = F.interpolate(self.crop[None], (network.input_size,) * 2, mode="bilinear", antialias=True)
+        return network(crop.to(next(network.parameters())))[0].float()
 
 
 def encode_reference_face(

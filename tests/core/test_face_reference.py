@@ -135,6 +135,23 @@ def test_the_embedding_of_a_place():
     assert ReferenceFace(torch.zeros(16), torch.zeros(4)).place.found.all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("crop", ["box", "arcface"])
+def test_another_network_sees_the_same_face_without_the_picture(crop):
+    torch.manual_seed(0)
+    embedder, judge, larger = (
+        IResNet([1] * 4, [8] * 4, embedding_dim=16, input_size=size, head="depthwise").eval() for size in (32, 32, 48)
+    )
+    image = torch.rand(3, HEIGHT // 10, WIDTH // 10)
+    image = torch.nn.functional.interpolate(image[None], (HEIGHT, WIDTH), mode="bicubic")[0].clamp(-1, 1)
+    pose = pose_of(face_points(200, 150, 90), whole=True)
+    face = encode_reference_face(embedder, image, pose, scale=1.5, crop=crop)
+    torch.testing.assert_close(face.embedded_by(embedder), face.embedding)
+    torch.testing.assert_close(face.embedded_by(judge), embed_reference(judge, image, face.place).embedding)
+    enlarged, cut = face.embedded_by(larger), embed_reference(larger, image, face.place).embedding
+    assert torch.cosine_similarity(enlarged, cut, dim=0) > 0.99
+
+
 # --- none, or not good enough ---------------------------------------------------------------------------------------
 
 

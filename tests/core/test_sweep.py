@@ -76,6 +76,19 @@ def test_rows_are_what_sampling_gives(clip):
     assert all(row.seconds > off.seconds for row in on), "seconds are those of a whole run"
 
 
+@torch.no_grad()
+def test_a_face_of_another_picture_is_judged_as_itself(clip):
+    models, reference, poses, face, settings = clip
+    moved = np.roll(reference, 40, axis=0)
+    (row,) = sweep_hjb(models, moved, poses, face, settings, [BASE])
+    made = sample(models, moved, poses, face, settings, BASE)
+    video = decode_latents(models.vae, made.latents).clamp(-1, 1)
+    _, csim = StableAnimator(models).judge_identity(video, made.faces, reference, face)
+    assert row.csim_judge == pytest.approx(float(csim.mean()), abs=1e-5)
+    _, wrong = StableAnimator(models).judge_identity(video, made.faces, moved, face)
+    assert abs(float(wrong.mean()) - row.csim_judge) > 1e-4
+
+
 def test_shared_steps_are_run_once(clip):
     """Off is run as a whole; then what begins late, from there; what begins at step 0 shares nothing."""
     ran, trail = [], Trail()
