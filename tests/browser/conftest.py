@@ -20,7 +20,6 @@ WINDOW = {"width": 1900, "height": 1150}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no window opens by itself
     "Comfy.Minimap.Visible": False,
-    "LiteGraph.Canvas.MaximumFps": 10,  # without a graphics card each picture costs what the run needs
     "Comfy.Canvas.LeftMouseClickBehavior": "panning",  # the page's own first start fails to set these two
     "Comfy.Canvas.MouseWheelScroll": "zoom",
 }

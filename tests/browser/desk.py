@@ -28,6 +28,15 @@ UNKNOWN = """() => {
     const types = graphs.flatMap((graph) => graph.nodes.map((node) => node.type));
     return types.filter((type) => !(type in window.LiteGraph.registered_node_types));
 }"""
+DRAWN = """() => new Promise((done) => {
+    const start = window.app.canvas.frame;
+    const look = () => {
+        if (window.app.canvas.frame > start + 1) return done();
+        window.app.canvas.setDirty(true, true);
+        requestAnimationFrame(look);
+    };
+    look();
+})"""
 
 
 class Desk:
@@ -109,9 +118,11 @@ class Desk:
         return self.js(UNKNOWN)
 
     def fit_view(self) -> None:
-        """Show the whole graph, for screenshots."""
+        """Show the whole graph: what is out of sight is not drawn."""
         self.command("Comfy.Canvas.FitView")
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(500)  # it glides there
+        self.js(DRAWN)
+        self.page.wait_for_timeout(200)  # what came into sight draws itself
 
     def js(self, expression: str, argument: Any = None) -> Any:
         """The value of a JavaScript expression, or of a function of one argument."""
