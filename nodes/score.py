@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..stableanimator_core.errors import FaceError
 from ..stableanimator_core.evaluation.identity import (
     describe_identity,
     draw_identity,
@@ -13,8 +12,8 @@ from ..stableanimator_core.evaluation.identity import (
     locate_faces,
     score_video,
 )
-from ..stableanimator_core.face import FaceBoxes, ReferenceFace
-from ..stableanimator_core.pipeline import locate_face
+from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.pipeline import find_face
 from ..stableanimator_core.video.curves import stacked
 from .convert import image_to_pixels, pixels_to_image, to_poses
 from .errors import one_line_errors
@@ -55,8 +54,8 @@ class StableAnimatorIdentityScore(io.ComfyNode):
                 ),
                 Face.Input(
                     "face", optional=True,
-                    tooltip="From Encode Face: which of the reference's faces. Unconnected: that of reference_pose, "
-                    "else the largest.",
+                    tooltip="From Encode Face: whose face it should be; reference and reference_pose are then not "
+                    "looked at. Unconnected: that of reference_pose, else the largest.",
                 ),
                 io.Int.Input(
                     "worst_frames", default=4, min=1, max=32,
@@ -88,26 +87,13 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         motion = None if poses is None else to_poses(poses, "poses")
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model)
-        if face is None:
-            place = locate_face(models.config, picture, pose, detector=detector)
-        else:
-            place = _place_of(face, model)
-        faces = locate_faces(models.config, video, motion, detector)
+        known = find_face(models, picture, pose, detector=detector) if face is None else face
         done = frame_progress(len(video), cls.hidden.unique_id)
-        identity = score_video(models, video, faces, picture, place, on_frames=done)
+        faces = locate_faces(models.config, video, motion, detector, on_frames=done)
+        identity = score_video(models, video, faces, known, on_frames=done)
         report = describe_identity(identity)
         plot = draw_identity(identity, marked=worst_frames)
-        sheet = draw_worst(identity, video, faces, picture, place, worst_frames)
+        sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
         pictures = (pixels_to_image(made[None]) for made in (plot, sheet))
         return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
-
-
-def _place_of(face: ReferenceFace, model: AnimatorModel) -> FaceBoxes:
-    """Where Encode Face found it. Raises FaceError when it did so for a model that cuts faces out in another way."""
-    if (face.template is not None) != (model.models.config.face_crop == "arcface"):
-        raise FaceError(
-            f"face: it was found for another kind of model than '{model.models.config.name}'; "
-            "connect Encode Face and Identity Score to the same model"
-        )
-    return face.place

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..conditioning import cover, cover_poses
+from ..conditioning import cover, cover_poses, resize_picture
 from ..errors import FaceError, PoseError
-from ..face import FaceBoxes, FaceDetector, crop_faces, csim, embed_faces, embed_reference, face_boxes, locate_among
+from ..face import FaceBoxes, FaceDetector, ReferenceFace, crop_faces, csim, embed_faces, face_boxes, locate_among
 from ..keypoints import Poses
 from ..video.charts import DARK, Chart, ticks, write
 from ..video.pixels import from_uint8, to_uint8
@@ -45,21 +45,26 @@ class Identity(NamedTuple):
 
 @torch.no_grad()
 def score_video(
-    models: Models, video: np.ndarray, faces: FaceBoxes, reference: np.ndarray, place: FaceBoxes, *,
+    models: Models, video: np.ndarray, faces: FaceBoxes, reference: ReferenceFace, *,
     on_frames: Callable[[int], None] | None = None,
 ) -> Identity:  # fmt: skip
     """Compare every frame's face with the reference's, by the model's judge or, without one, its embedder.
 
-    video: [F, H, W, 3] uint8 RGB; faces: where they are in it. reference: [H, W, 3] uint8 RGB; place: its face, one
-    frame long. on_frames(frames done). Raises FaceError when no frame shows a face.
+    video: [F, H, W, 3] uint8 RGB; faces: where they are in it. reference: of a model that cuts faces out as this one
+    does. on_frames(frames done). Raises FaceError for a reference of another kind of model, and when no frame shows a
+    face.
     """
+    if (reference.template is not None) != (models.config.face_crop == "arcface"):
+        raise FaceError(
+            f"face: it was found for another kind of model than '{models.config.name}'; find it with the same model"
+        )
     if not faces.found.any():
         raise FaceError(
             f"frames: none of {len(video)} frames shows a face, so there is nothing to score; "
             "check their poses, or take a video that shows the face"
         )
     judge = Judge.of(models)
-    target = embed_reference(judge.network, from_uint8(reference).to(models.device), place).embedding
+    target = reference.embedded_by(judge.network)
     similar = []
     for start in range(0, len(video), CHUNK):
         frames = range(start, min(start + CHUNK, len(video)))
@@ -71,13 +76,15 @@ def score_video(
 
 
 def locate_faces(
-    config: ModelConfig, video: np.ndarray, poses: Poses | None = None, detector: FaceDetector | None = None
-) -> FaceBoxes:
+    config: ModelConfig, video: np.ndarray, poses: Poses | None = None, detector: FaceDetector | None = None, *,
+    on_frames: Callable[[int], None] | None = None,
+) -> FaceBoxes:  # fmt: skip
     """Where one person's face is in every frame: the poses' first person's, else the largest that the detector finds.
 
     video: [F, H, W, 3] uint8 RGB. poses: of these frames; on a canvas of another shape they are cropped as `sample`
     crops what it makes. detector: serves models that take aligned faces (face_crop "arcface"). Frames whose face is
-    too small, in profile or cut off count as without.
+    too small, in profile or cut off count as without. on_frames(frames done) is called while the detector works; what
+    it raises stops that.
     Raises PoseError for poses of another number of frames, FaceError where there is neither poses nor a detector.
     """
     height, width = video.shape[1:3]
@@ -89,7 +96,7 @@ def locate_faces(
     if detector is None or config.face_crop != "arcface":
         needed = "poses or a face detector" if config.face_crop == "arcface" else "poses"
         raise FaceError(f"frames: model '{config.name}' finds faces through {needed}; give the poses of the frames")
-    return _detected(video, detector)
+    return _detected(video, detector, on_frames)
 
 
 def describe_identity(identity: Identity) -> str:
@@ -146,16 +153,19 @@ def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] 
 
 
 def draw_worst(
-    identity: Identity, video: np.ndarray, faces: FaceBoxes, reference: np.ndarray, place: FaceBoxes, count: int = 4
-) -> np.ndarray:  # fmt: skip
+    identity: Identity, video: np.ndarray, faces: FaceBoxes, reference: ReferenceFace, count: int = 4
+) -> np.ndarray:
     """The reference's face, then those of the `count` least similar frames, in rows; uint8 RGB, as wide as the plot.
 
     Arguments as in score_video.
     """
     worst = identity.order[:count]
-    shown = [_face(reference, place), *(_face(video[frame], faces.picked([frame])) for frame in worst)]
-    captions = ["reference", *(f"frame {frame}: {identity.csim[frame]:.3f}" for frame in worst)]
     side = WIDTH // COLUMNS
+    room = side - 2 * GAP  # px
+    cuts = [crop_faces(from_uint8(video[frame])[None], faces.picked([frame]), room, antialias=True) for frame in worst]
+    known = resize_picture(reference.crop[None], room, room)
+    shown = to_uint8(torch.cat([known, *cuts]))
+    captions = ["reference", *(f"frame {frame}: {identity.csim[frame]:.3f}" for frame in worst)]
     picture = np.full((-(-len(shown) // COLUMNS) * (side + FOOT), WIDTH, 3), DARK.paper, np.uint8)
     for number, (face, caption) in enumerate(zip(shown, captions)):
         row, column = divmod(number, COLUMNS)
@@ -165,19 +175,14 @@ def draw_worst(
     return picture
 
 
-def _face(picture: np.ndarray, place: FaceBoxes) -> np.ndarray:
-    """One face, uint8 [S, S, 3], as large as its cell leaves room."""
-    crop = crop_faces(from_uint8(picture)[None], place, WIDTH // COLUMNS - 2 * GAP, antialias=True)
-    return to_uint8(crop)[0]
-
-
-def _detected(video: np.ndarray, detector: FaceDetector) -> FaceBoxes:
+def _detected(video: np.ndarray, detector: FaceDetector, on_frames: Callable[[int], None] | None) -> FaceBoxes:
     nobody = FaceBoxes.of_templates(torch.zeros(1, 2, 3), torch.zeros(1, dtype=torch.bool))
     places = []
-    for frame in video:
+    for done, frame in enumerate(video, 1):
         try:
             places.append(locate_among(detector.detect(frame), (frame.shape[1], frame.shape[0])))
         except FaceError:  # none, or none that an embedding could be taken from
             places.append(nobody)
+        if on_frames is not None:
+            on_frames(done)
     return FaceBoxes(*map(torch.cat, zip(*places)))
-

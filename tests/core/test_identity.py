@@ -17,7 +17,7 @@ from stableanimator_core.evaluation.identity import (
 from stableanimator_core.face import DetectedFace
 from stableanimator_core.face.template import TEMPLATE
 from stableanimator_core.performers import make_clip
-from stableanimator_core.pipeline import locate_face
+from stableanimator_core.pipeline import find_face
 from stableanimator_core.weights import BUILT_IN, V1_CONFIG, load_models
 
 FRAMES = 18  # more than are embedded at a time
@@ -47,42 +47,57 @@ def mini():
 
 @pytest.fixture(scope="module")
 def people(mini):
-    """Two drawn performers and where the first one's face is in their picture."""
+    """Two drawn performers and the first one's face."""
     clips = [make_clip(seed, size=(160, 160), frames=FRAMES, family="wave") for seed in (3, 4)]
-    return *clips, locate_face(mini.config, clips[0].reference, clips[0].reference_pose)
+    return *clips, find_face(mini, clips[0].reference, clips[0].reference_pose)
 
 
 @pytest.mark.skipif(not (BUILT_IN["mini"] / "face_judge.safetensors").is_file(), reason="the built-in model is away")
 def test_the_same_person_scores_high_and_a_stranger_low(mini, people):
-    own, other, place = people
+    own, other, face = people
     done = []
     for clip, least, most in ((own, 0.8, 1.0), (other, -1.0, 0.5)):
         faces = locate_faces(mini.config, clip.frames, clip.poses)
-        scored = score_video(mini, clip.frames, faces, own.reference, place, on_frames=done.append)
+        scored = score_video(mini, clip.frames, faces, face, on_frames=done.append)
         assert scored.csim.shape == (FRAMES,) and (scored.judge, scored.model) == ("judge", "mini")
         assert least < scored.mean < most
     assert done == [16, 18] * 2
 
 
 def test_every_frame_is_scored_by_its_own_face(mini, people):
-    own, other, place = people
+    own, other, face = people
     mixed = own.frames.copy()
     mixed[5] = other.frames[5]
     faces = locate_faces(mini.config, mixed, own.poses)
-    scored = score_video(mini, mixed, faces, own.reference, place)
+    scored = score_video(mini, mixed, faces, face)
     assert scored.order[0] == 5 and scored.csim[5] < scored.csim[6] - 0.3
 
 
 def test_frames_without_a_face_are_not_counted(mini, people):
-    own, _, place = people
+    own, _, face = people
     faces = locate_faces(mini.config, own.frames, own.poses)
     faces.found[[2, 17]] = False
-    scored = score_video(mini, own.frames, faces, own.reference, place)
+    scored = score_video(mini, own.frames, faces, face)
     assert np.isnan(scored.csim).nonzero()[0].tolist() == [2, 17] and len(scored.order) == FRAMES - 2
     assert "2 of 18 frames show no usable face and are not counted: 2, 17" in describe_identity(scored)
     faces.found[:] = False
     with pytest.raises(FaceError, match="none of 18 frames shows a face, so there is nothing to score; check their"):
-        score_video(mini, own.frames, faces, own.reference, place)
+        score_video(mini, own.frames, faces, face)
+
+
+def test_a_face_is_known_without_its_picture(mini, people):
+    """Whatever picture is at hand: the reference's own frame shows the same face at another place."""
+    own, _, face = people
+    below = np.roll(own.reference, 15, axis=0)[None]
+    faces = face.place.shifted(0, 15)
+    assert score_video(mini, below, faces, face).mean == pytest.approx(1, abs=1e-4)
+
+
+def test_a_face_of_another_kind_of_model_is_not_compared(mini, people):
+    own, _, face = people
+    aligned = face._replace(template=torch.eye(3)[:2])
+    with pytest.raises(FaceError, match="face: it was found for another kind of model than 'mini'; find it with the"):
+        score_video(mini, own.frames, locate_faces(mini.config, own.frames, own.poses), aligned)
 
 
 def test_poses_on_another_canvas_are_fitted_to_the_frames(mini, people):
@@ -111,6 +126,23 @@ def test_a_detector_finds_the_largest_face_of_each_frame():
     assert not locate_faces(V1_CONFIG, video, detector=Detector(10)).found.any(), "too small to tell who it is"
 
 
+def test_looking_for_faces_can_be_followed_and_stopped():
+    video, done = np.full((3, 100, 100, 3), 9, np.uint8), []
+    locate_faces(V1_CONFIG, video, detector=Detector(70), on_frames=done.append)
+    assert done == [1, 2, 3]
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(frames: int):
+        done.append(frames)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        locate_faces(V1_CONFIG, video, detector=Detector(70), on_frames=cancel)
+    assert done == [1, 2, 3, 1]
+
+
 CSIM = np.array([0.9, 0.8, np.nan, 0.4, 0.5, 0.5, 0.5, 0.5])
 
 
@@ -135,14 +167,14 @@ def test_the_curve_marks_the_worst_frames():
 
 
 def test_the_sheet_shows_the_worst_faces_beside_the_reference(mini, people):
-    own, other, place = people
+    own, other, face = people
     mixed = own.frames.copy()
     mixed[5] = other.frames[5]
     faces = locate_faces(mini.config, mixed, own.poses)
-    scored = score_video(mini, mixed, faces, own.reference, place)
-    sheet = draw_worst(scored, mixed, faces, own.reference, place, count=3)
+    scored = score_video(mini, mixed, faces, face)
+    sheet = draw_worst(scored, mixed, faces, face, count=3)
     cells = [sheet[:192, left : left + 192].astype(int) for left in range(0, 960, 192)]
     assert sheet.shape == (192 + 26, 960, 3) and np.ptp(cells[4]) < 20, "nobody in the last place"
     away = [abs(cell - cells[0]).mean() for cell in cells]
     assert away[1] > 2 * away[2] > 0, "the stranger comes first"
-    assert draw_worst(scored, mixed, faces, own.reference, place, count=99).shape == (4 * (192 + 26), 960, 3)
+    assert draw_worst(scored, mixed, faces, face, count=99).shape == (4 * (192 + 26), 960, 3)

@@ -49,6 +49,18 @@ def test_the_face_of_encode_face_serves_as_well(server):
     assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_a_connected_face_counts_whatever_the_reference_shows(server):
+    nodes = prompt(face=["face", 0], reference=["other", 0])
+    nodes["face"] = {
+        "class_type": "StableAnimatorEncodeFace",
+        "inputs": {"model": ["load", 0], "reference": ["image", 0], "reference_pose": literal(standing(1))},
+    }
+    nodes["other"] = {"class_type": "ImageInvert", "inputs": {"image": ["image", 0]}}
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
