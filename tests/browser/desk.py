@@ -66,7 +66,7 @@ class Desk:
     def open(self) -> None:
         """Load the page, or load it anew as F5 does."""
         self.page.goto(f"http://{self.server.address}")
-        self.page.wait_for_function(READY, timeout=60_000)
+        self.page.wait_for_function(READY)
 
     def command(self, name: str) -> None:
         """A command of the page, as its menus and keys give it."""
@@ -91,7 +91,7 @@ class Desk:
         """Set a widget of every node of a kind, as a hand would; how many there are."""
         return self.js(SET, [kind, widget, value])
 
-    def run(self, seconds: float = 120) -> Run:
+    def run(self, seconds: float = 240) -> Run:
         """Press Run and wait for the end: what the server did, as ComfyServer.run tells it without previews and texts.
 
         Raises TimeoutError when it does not end, or when the page says why it does not start.

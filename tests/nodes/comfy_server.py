@@ -88,7 +88,7 @@ def server(comfyui: Path, base_directory: Path):
         "--preview-method", "latent2rgb", "--disable-api-nodes",
         "--extra-model-paths-config", str(base_directory / "extra_model_paths.yaml"),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "main.py", *options], cwd=comfyui, stdout=out, stderr=subprocess.STDOUT, env=environment
