@@ -68,7 +68,7 @@ class HJBConfig:
     chunk: frames decoded at once; lower it when memory runs out.
     stop: "count" takes all iterations; "adaptive" at most these: in each step a frame goes back to its best latents and
     rests as soon as its CSIM has not risen by RISE in PATIENCE iterations, or its face becomes more than `sharpest`
-    times as sharp as the reference's and sharper than it was.
+    times as sharp as the reference's and sharper than it was; frames that never rest end with their best latents, too.
     strength: points between which the learning rate's factor runs straight, level before the first and after the last.
     """
 
@@ -111,6 +111,13 @@ class HJBConfig:
             raise InputError(f"HJB strength {points}: give (share, factor), shares rising, nothing below 0")
         object.__setattr__(self, "strength", points)  # of a model's file they come as lists
 
+    def check(self, steps: int) -> None:
+        """Raises InputError when it is on and begins after the last of this many sampling steps."""
+        if self.iterations and self.first_step >= steps:
+            raise InputError(
+                f"hjb-steps {self.first_step}:{self.last_step} start after the last sampling step, {steps - 1}"
+            )
+
     def rate(self, i: int, steps: int) -> float:
         """Learning rate of sampling step i of all, 0 where HJB leaves it alone."""
         if not (self.iterations and self.first_step <= i <= self.last_step):
@@ -150,7 +157,6 @@ class Likeness(NamedTuple):
 
 
 OnIdentity = Callable[[Likeness], None]
-
 
 Cells = tuple[slice, slice]  # rows, columns of latent cells
 
@@ -220,6 +226,7 @@ def make_face_refiner(
     *,
     reference: Tensor | None = None,
     on_identity: OnIdentity | None = None,
+    on_taken: Callable[[int], None] | None = None,
     measure: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
@@ -236,18 +243,22 @@ def make_face_refiner(
 
     on_identity(likeness) is called before each Adam step, where the similarity is known anyway; what it raises stops
     the run. measure: also after the last one, and once in every step that HJB leaves alone: each is another decode of
-    the faces, without gradient.
+    the faces and `margin` cells around them, without gradient.
+    on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0.
     StableAnimator++ (arXiv 2507.15064), Algorithm 1.
     """
-    if config.iterations and config.first_step >= steps:
-        raise InputError(
-            f"hjb-steps {config.first_step}:{config.last_step} start after the last sampling step, {steps - 1}"
-        )
+    config.check(steps)
     for network in (vae, embed):
         if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
             raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
+    measure = measure and on_identity is not None
+    limited = reference is not None and config.stop == "adaptive"
+    show = on_identity is not None or limited
+
+    def sharpness_of(look: Look) -> Tensor:
+        return sharpness(look.faces, reference) if limited else torch.zeros_like(look.csim)
 
     def tell(step: int, iteration: int, look: Look, *, refined: bool, last: bool) -> None:
         if on_identity is not None:
@@ -261,10 +272,11 @@ def make_face_refiner(
         if not boxes.found.any() or (settings is None and not measure):
             return x0
         size, cell = x0.shape[-2:], cell_size(vae)
-        margin = config.margin if config.decode == "face" else None
+        margin = config.margin if settings is None else settings.margin
         windows = place_windows(boxes, size, cell, chunk=config.chunk, margin=margin)
         if settings is None:
-            tell(i, 0, look_at_faces(x0, windows, vae, embed, target.to(x0.device)), refined=False, last=True)
+            look = look_at_faces(x0, windows, vae, embed, target.to(x0.device))
+            tell(i, 0, look, refined=False, last=True)
             return x0
         with torch.inference_mode(False), torch.enable_grad():
             x0 = x0.detach().to(torch.float32, copy=True)  # a copy made here is no inference tensor
@@ -278,7 +290,7 @@ def make_face_refiner(
             while taken < settings.iterations:
                 moving = None if rest is None else rest.moving
                 for scale in _GRADIENT_SCALES:
-                    seen, gradient = face_gradient(x0, windows, vae, embed, goal, moving=moving, scale=scale)
+                    seen, gradient = face_gradient(x0, windows, vae, embed, goal, moving=moving, scale=scale, show=show)
                     if gradient.isfinite().all():
                         break
                 look = seen if look is None else look.updated(seen)
@@ -289,8 +301,7 @@ def make_face_refiner(
                         "load the model in bfloat16 or float32"
                     )
                 if rest is not None:
-                    sharp = torch.zeros_like(look.csim) if reference is None else sharpness(look.faces, reference)
-                    rest.judge(x0, look.csim, sharp)
+                    rest.judge(x0, look.csim, sharpness_of(look))
                     if not rest.moving.any():
                         break
                 x0.grad = gradient * movable
@@ -298,9 +309,14 @@ def make_face_refiner(
                 taken += 1
                 if rest is not None:
                     rest.put_back(x0)
+            if rest is not None and rest.moving.any():  # nobody has judged the last Adam step yet
+                look = look_at_faces(x0, windows, vae, embed, goal, show=show)
+                rest.end(x0, look.csim, sharpness_of(look))
             if measure:
                 look = look_at_faces(x0, windows, vae, embed, goal)
                 tell(i, taken, look, refined=True, last=True)
+            if on_taken is not None:
+                on_taken(taken)
         return x0.detach()
 
     return refine
@@ -310,20 +326,28 @@ class Look(NamedTuple):
     """The faces that windows show."""
 
     csim: Tensor  # [F], NaN where a frame has no face in them
-    faces: Tensor  # [F, 3, S, S] in -1..1, antialiased, NaN likewise
+    faces: Tensor | None  # [F, 3, S, S] in -1..1, antialiased, NaN likewise; None where nobody looks at them
 
     @classmethod
-    def none(cls, x0: Tensor, side: int) -> Look:
+    def none(cls, x0: Tensor, side: int, *, show: bool) -> Look:
         """Nothing seen yet."""
-        return cls(x0.new_full((len(x0),), math.nan), x0.new_full((len(x0), 3, side, side), math.nan))
+        faces = x0.new_full((len(x0), 3, side, side), math.nan) if show else None
+        return cls(x0.new_full((len(x0),), math.nan), faces)
+
+    def take(self, window: Window, score: Tensor, pixels: Tensor) -> None:
+        """What a window showed. score: [n]. pixels: [n, 3, window in px]."""
+        self.csim[window.frames] = score.detach()
+        if self.faces is not None:
+            side = self.faces.shape[-1]
+            self.faces[window.frames] = crop_faces(pixels.detach(), window.faces, side, antialias=True)
 
     def updated(self, other: Look) -> Look:
         """The other look, and this one where the other sees nothing."""
         unseen = other.csim.isnan()
-        return Look(
-            torch.where(unseen, self.csim, other.csim),
-            torch.where(unseen[:, None, None, None], self.faces, other.faces),
-        )
+        faces = None
+        if other.faces is not None:
+            faces = torch.where(unseen[:, None, None, None], self.faces, other.faces)
+        return Look(torch.where(unseen, self.csim, other.csim), faces)
 
 
 class _Rest:
@@ -351,6 +375,12 @@ class _Rest:
         self.moving &= fine & (self._waited < PATIENCE)
         self.put_back(x0)
 
+    def end(self, x0: Tensor, csim: Tensor, sharp: Tensor) -> None:
+        """Judge once more; then every frame has its best latents."""
+        self.judge(x0, csim, sharp)
+        self.moving[:] = False
+        self.put_back(x0)
+
     @torch.no_grad()
     def put_back(self, x0: Tensor) -> None:
         """Frames at rest get their best latents, from which Adam's momentum would move them."""
@@ -359,26 +389,27 @@ class _Rest:
 
 @torch.no_grad()
 def look_at_faces(
-    x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
-) -> Look:
-    """The faces of x0 [F, 4, h, w], decoded as HJB does it."""
-    look = Look.none(x0, embed.input_size)
+    x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
+    *, show: bool = True,
+) -> Look:  # fmt: skip
+    """The faces of x0 [F, 4, h, w], decoded as HJB does it. show: with their pictures."""
+    look = Look.none(x0, embed.input_size, show=show)
     for window in windows:
         latents = x0[(window.frames, slice(None), *window.cells)]
-        look.csim[window.frames], look.faces[window.frames] = _see(latents, window, vae, embed, target)
+        look.take(window, *_see(latents, window, vae, embed, target))
     return look
 
 
 def face_gradient(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
-    *, moving: Tensor | None = None, scale: float = 1.0,
+    *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True,
 ) -> tuple[Look, Tensor]:  # fmt: skip
     """The faces that the windows show, and the gradient of the mean of their 1 − csim by x0, [F, 4, h, w].
 
     moving: bool [F]; windows without any of these frames are not decoded, which leaves their gradient 0. None: all.
-    scale: of the loss while it is differentiated, for networks in half precision.
+    scale: of the loss while it is differentiated, for networks in half precision. show: with pictures of the faces.
     """
-    look = Look.none(x0, embed.input_size)
+    look = Look.none(x0, embed.input_size, show=show)
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
     for window in windows:
@@ -386,10 +417,10 @@ def face_gradient(
             continue
         area = (window.frames, slice(None), *window.cells)
         latents = x0.detach()[area].requires_grad_()  # [n, 4, window]
-        score, shown = _see(latents, window, vae, embed, target)
+        score, pixels = _see(latents, window, vae, embed, target)
         loss = (1 - score).sum() / faces
         (part,) = torch.autograd.grad(loss * scale, latents)
-        look.csim[window.frames], look.faces[window.frames] = score.detach(), shown
+        look.take(window, score, pixels)
         gradient[area] = part / scale
     return look, gradient
 
@@ -397,11 +428,10 @@ def face_gradient(
 def _see(
     latents: Tensor, window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """CSIM [n] of a window's faces and, without gradient, the faces [n, 3, S, S]. latents: [n, 4, window]."""
-    pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)  # [n, 3, window in px]
+    """CSIM [n] of a window's faces, and its pixels [n, 3, window in px] in -1..1. latents: [n, 4, window]."""
+    pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)
     crops = crop_faces(pixels, window.faces, embed.input_size)
-    shown = crop_faces(pixels.detach(), window.faces, embed.input_size, antialias=True)
-    return csim(embed(crops.to(_dtype_of(embed))), target), shown
+    return csim(embed(crops.to(_dtype_of(embed))), target), pixels
 
 
 def face_mask(faces: dict[int, Cells], like: Tensor) -> Tensor:
