@@ -118,10 +118,9 @@ class StableAnimatorSample(io.ComfyNode):
         check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
         frames = telling_frames(motion, draft)
-        given = models, picture, motion.picked(frames), face, settings, options
-        drawn = None if drawn is None else drawn[frames]
+        given = models, picture, motion, face, settings, options
         memory = memory_of(model, node)
-        plan = plan_sampling(memory.trail, *given, pose_images=drawn)
+        plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
         scope = IdentityScope(node, frames, face, options, plan, memory) if identity_scope else None
         if scope is None and plan.first:
@@ -130,7 +129,7 @@ class StableAnimatorSample(io.ComfyNode):
             node, preview_format(models, picture, settings.width, settings.height), models.device, plan,
             options if face else None, scope and scope.on_identity,
         )  # fmt: skip
-        made = sample(*given, pose_images=drawn, hooks=hooks, measure=identity_scope, trail=memory.trail)
+        made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=identity_scope, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
         notes = [*draft_notes(frames, motion.frames), *made.notes]
         if notes:

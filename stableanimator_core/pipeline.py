@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .alignment import WITH_ALIGNER, align
-from .conditioning import build_conditioning, cover, cover_picture, cover_poses
+from .conditioning import Cover, build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser
 from .errors import FaceError, InputError, WeightsError
 from .face import (
@@ -181,13 +181,14 @@ class Sampled:
 
 def sample(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
-    hjb: HJBConfig, *, pose_images: np.ndarray | None = None, hooks: Hooks | None = None, measure: bool = False,
-    trail: Trail | None = None,
+    hjb: HJBConfig, *, pose_images: np.ndarray | None = None, chosen: Sequence[int] | None = None,
+    hooks: Hooks | None = None, measure: bool = False, trail: Trail | None = None,
 ) -> Sampled:  # fmt: skip
     """Aligned poses to latents.
 
     reference: [H, W, 3] uint8 RGB. poses: on a canvas with the reference's aspect; picture and poses are cropped alike
     to the output's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
+    chosen: frames to make, ascending, all by default; crop, noise and guidance are those that they have in the whole.
     measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
     """
@@ -195,50 +196,65 @@ def sample(
         raise InputError("driving poses: no frames; give at least one")
     hooks, size = hooks or Hooks(), (settings.width, settings.height)
     config, device = models.config, models.device
-    part = cover(poses, *size)
+    chosen = list(range(poses.frames) if chosen is None else chosen)
     notes = [*_size_notes(config, settings), *_aspect_notes(poses, reference)]
-    placed = cover_poses(poses, part, *size)
-    faces = face_boxes(placed, scale=config.face_scale, crop=config.face_crop)
-    drawn = draw_poses(placed, *size, canvas_short_side=config.pose_canvas) if pose_images is None else pose_images
+    part, placed, faces = place_motion(config, poses, settings, chosen)
+    if pose_images is None:
+        drawn = draw_poses(placed, *size, canvas_short_side=config.pose_canvas)
+    else:
+        drawn = pose_images if len(chosen) == poses.frames else pose_images[chosen]
     generator = torch.Generator().manual_seed(settings.seed)
     picture = cover_picture(reference, part)
     cond = build_conditioning(models, picture, drawn, face=face, size=size, generator=generator)
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
-    windows = context_windows(poses.frames, settings.context_window, settings.context_overlap)
-    guidance = frame_guidance(*settings.guidance, poses.frames, device=device)
+    windows = context_windows(len(chosen), settings.context_window, settings.context_overlap)
+    guidance = frame_guidance(*settings.guidance, poses.frames, device=device)[chosen]
     denoise = make_denoiser(models.unet, cond, guidance, windows, on_forward=hooks.on_forward)
     cell = cell_size(models.vae)
     shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
-    noise = init_noise(shape, config.sigma_max, generator=generator, device=device)
+    noise = init_noise(shape, config.sigma_max, generator=generator)[chosen].to(device)
     refine = None
     if face is not None and faces.found.any() and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(
             models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
-            reference=reference_among(face, faces), on_identity=hooks.on_identity, measure=measure,
+            reference=reference_among(face, faces), on_identity=hooks.on_identity,
+            on_taken=None if trail is None else trail.note_iterations, measure=measure,
         )  # fmt: skip
     if trail is None:
         latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
     else:
-        course = _course(models, reference, poses, face, settings, hjb, pose_images)
+        course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
         latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
     return Sampled(latents, placed, drawn, faces, (*notes, *_face_notes(placed, face, faces)), first)
+
+
+def place_motion(
+    config: ModelConfig, poses: Poses, settings: SamplingConfig, chosen: Sequence[int]
+) -> tuple[Cover, Poses, FaceBoxes]:  # fmt: skip
+    """The crop that fits the whole motion, and the chosen frames' poses and faces on the output's canvas."""
+    size = settings.width, settings.height
+    part = cover(poses, *size)
+    placed = cover_poses(poses, part, *size).picked(chosen)
+    return part, placed, face_boxes(placed, scale=config.face_scale, crop=config.face_crop)
 
 
 def plan_sampling(
     trail: Trail, models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None,
     settings: SamplingConfig, hjb: HJBConfig, *, pose_images: np.ndarray | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> Plan:  # fmt: skip
     """What `sample` would do with the same arguments; nothing is changed."""
-    return trail.plan(_course(models, reference, poses, face, settings, hjb, pose_images))
+    chosen = range(poses.frames) if chosen is None else chosen
+    return trail.plan(_course(models, reference, poses, face, settings, hjb, pose_images, chosen))
 
 
 def _course(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
-    hjb: HJBConfig, pose_images: np.ndarray | None,
+    hjb: HJBConfig, pose_images: np.ndarray | None, chosen: Sequence[int],
 ) -> Course:  # fmt: skip
     steps = range(settings.steps)
     refined = tuple(None if face is None else hjb.at(i, settings.steps) for i in steps)
-    return Course(key_of(models, reference, poses, face, settings, pose_images), refined)
+    return Course(key_of(models, reference, poses, face, settings, pose_images, tuple(chosen)), refined)
 
 
 def _size_notes(config: ModelConfig, settings: SamplingConfig) -> list[str]:

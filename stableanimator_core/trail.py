@@ -34,7 +34,7 @@ class StepSeconds(NamedTuple):
 
     denoise: float
     refine: float  # the face optimisation, and measuring the face where that is asked for
-    iterations: int  # of the face optimisation, at most
+    iterations: int  # of the face optimisation that were taken
 
 
 class Plan(NamedTuple):
@@ -67,7 +67,8 @@ class Trail:
         self._key: str | None = None
         self._steps: list[StepSettings | None] = []  # that were run to their end
         self._kept: dict[int, Tensor] = {}  # sampling step -> x [F, 4, h, w] before it
-        self._measured: list[StepSeconds] = []  # of all runs with this key
+        self._measured: list[tuple[StepSettings | None, StepSeconds]] = []  # of all runs with this key
+        self._taken = 0  # iterations, in the step that runs
 
     def clear(self) -> None:
         """Forget the run."""
@@ -76,7 +77,11 @@ class Trail:
     @property
     def denoise_seconds(self) -> float:
         """How long the denoising of one step takes, without the face; 0 where none was run."""
-        return statistics.median([took.denoise for took in self._measured] or [0.0])
+        return statistics.median([took.denoise for _, took in self._measured] or [0.0])
+
+    def note_iterations(self, taken: int) -> None:
+        """For the face optimisation to say how many it took in the step that runs."""
+        self._taken = taken
 
     def plan(self, course: Course) -> Plan:
         """What a run of this course would do."""
@@ -92,7 +97,7 @@ class Trail:
     ) -> tuple[Tensor, int]:  # fmt: skip
         """`sample_euler` of what is not kept yet; returns the latents and the first step that was run.
 
-        noise: what step 0 needs. denoise, refine: what the course says.
+        noise: what step 0 needs. denoise, refine: what the course says; refine calls `note_iterations`.
         """
         first = self.plan(course).first
         if course.key != self._key:
@@ -112,13 +117,13 @@ class Trail:
             return x0
 
         def timed_refine(x0: Tensor, i: int) -> Tensor:
+            self._taken = 0
             x0 = x0 if refine is None else refine(x0, i)
             synchronize(x0.device)
-            settings = course.steps[i]
-            took = StepSeconds(ended - began, time.perf_counter() - ended, settings.iterations if settings else 0)
-            self._steps.append(settings)
+            took = StepSeconds(ended - began, time.perf_counter() - ended, self._taken)
+            self._steps.append(course.steps[i])
             self.seconds.append(took)
-            self._measured.append(took)
+            self._measured.append((course.steps[i], took))
             return x0
 
         x = self._kept[first].to(noise, copy=True) if first else noise
@@ -134,11 +139,24 @@ class Trail:
 
     def _estimate(self, course: Course, first: int) -> float | None:
         rest = course.steps[first:]
-        refined = [took.refine / took.iterations for took in self._measured if took.iterations]
-        iterations = sum(settings.iterations for settings in rest if settings)
+        refined = [took.refine / took.iterations for _, took in self._measured if took.iterations]
+        plain = [took.refine for _, took in self._measured if not took.iterations]  # measuring the face
+        iterations = sum(self._expected(settings) for settings in rest if settings)
         if course.key != self._key or not self._measured or (iterations and not refined):
             return None
-        return self.denoise_seconds * len(rest) + (iterations * statistics.median(refined) if iterations else 0.0)
+        left_alone = sum(settings is None for settings in rest)
+        return (
+            self.denoise_seconds * len(rest)
+            + statistics.median(plain or [0.0]) * left_alone
+            + statistics.median(refined or [0.0]) * iterations
+        )
+
+    def _expected(self, settings: StepSettings) -> float:
+        """Iterations of a step: where frames stop by themselves, as many as such steps took."""
+        if settings.sharpest is None:
+            return settings.iterations
+        taken = [took.iterations for given, took in self._measured if given and given.sharpest is not None]
+        return min(settings.iterations, statistics.median(taken or [settings.iterations]))
 
 
 def _shared(one: Sequence, other: Sequence) -> int:
@@ -152,17 +170,18 @@ def key_of(models: Models, *things: Any) -> str:
     _digest(found, (models.config, str(models.device)))
     for name, part in models.parts().items():
         if name != NOT_ASKED:
-            for weight in part.parameters():
-                flat = weight.detach().flatten()
-                probed = flat[:: max(len(flat) // PROBES, 1)]
-                _digest(found, (str(weight.dtype), tuple(weight.shape), probed.float()))
+            for weight in part.state_dict().values():  # with what BatchNorm counted
+                flat = weight.flatten()
+                _digest(found, (tuple(weight.shape), flat[:: max(len(flat) // PROBES, 1)]))
     _digest(found, things)
     return found.hexdigest()
 
 
 def _digest(found, thing: Any) -> None:
     if isinstance(thing, Tensor):
-        thing = thing.detach().cpu().numpy()
+        found.update(str(thing.dtype).encode())
+        thing = thing.detach().cpu()
+        thing = (thing.double() if thing.is_floating_point() else thing).numpy()  # NumPy has no bfloat16
     if isinstance(thing, np.ndarray):
         found.update(f"{thing.dtype}{thing.shape}".encode())
         found.update(np.ascontiguousarray(thing).data)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb import HJBConfig, StepSettings
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, find_face, plan_sampling, sample
 from stableanimator_core.pose.telling import telling_frames
-from stableanimator_core.trail import Plan, Trail, key_of
+from stableanimator_core.sampling import karras_sigmas
+from stableanimator_core.trail import Course, Plan, Trail, key_of
 from stableanimator_core.video import read_image
 from stableanimator_core.weights import load_models
 
@@ -113,6 +115,23 @@ def test_another_models_weights_are_another_key(desk, models):
             weight -= 1e-3
 
 
+def test_what_norms_counted_belongs_to_the_key(models):
+    before = key_of(models)
+    norm = next(part for part in models.face_embedder.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    norm.running_mean += 1e-3
+    try:
+        assert key_of(models) != before
+    finally:
+        norm.running_mean -= 1e-3
+
+
+def test_half_precision_tensors_have_a_key(models):
+    one = torch.tensor([0.5, 1.0])
+    keys = {key_of(models, one.to(dtype)) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    assert len(keys) == 3 and key_of(models, one.bfloat16()) in keys
+    assert key_of(models, (one + 0.25).bfloat16()) not in keys
+
+
 def test_pose_pictures_belong_to_the_key(desk):
     drawn = desk.sample(OFF).pose_images
     assert key_of(desk.models, drawn) != key_of(desk.models, 255 - drawn)
@@ -181,6 +200,41 @@ def test_an_estimate_needs_measured_steps(desk):
     other = replace(desk.settings, seed=1)
     desk.sample(OFF, trail, settings=other)
     assert desk.plan(trail, hjb(0, 4), settings=other).seconds is None, "what was measured of another run is forgotten"
+
+
+ADAPTIVE = StepSettings(10, 0.1, 2, "face", 8, 1.2)
+COUNT = ADAPTIVE._replace(sharpest=None)
+
+
+def test_an_estimate_counts_what_was_taken_and_measuring():
+    """Of 10 iterations at most 2 were taken; steps that are left alone are measured."""
+    trail, taken = Trail(), {1: 2}
+
+    def refine(x0, i):
+        time.sleep(0.04)
+        if i in taken:
+            trail.note_iterations(taken[i])
+        return x0
+
+    noise = torch.ones(1, 4, 2, 2)
+    trail.sample(Course("a", (None, ADAPTIVE, None, None)), lambda x, sigma: x, noise, karras_sigmas(4), refine=refine)
+    assert [took.iterations for took in trail.seconds] == [0, 2, 0, 0]
+
+    def seconds(*steps):
+        return trail.plan(Course("a", (COUNT._replace(lr=9.0), *steps))).seconds  # the first one differs: all are run
+
+    refined = seconds()
+    assert refined == pytest.approx(10 * 0.02, rel=0.3)
+    assert seconds(None, None) - refined == pytest.approx(2 * 0.04, rel=0.3), "measuring"
+    assert seconds(ADAPTIVE) - refined == pytest.approx(2 * 0.02, rel=0.3), "as many as adaptive steps took"
+
+
+def test_adaptive_steps_say_how_many_iterations_they_took(desk):
+    trail, seen = Trail(), []
+    desk.sample(hjb(2, 3, iterations=30, stop="adaptive"), trail, Hooks(on_identity=seen.append))
+    last = [max(like.iteration for like in seen if like.step == step) for step in (2, 3)]
+    assert [took.iterations for took in trail.seconds] == [0, 0, *last, 0]
+    assert max(last) < 30
 
 
 def test_a_plan_in_words():
