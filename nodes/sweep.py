@@ -50,7 +50,8 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                 ),
                 io.String.Input(
                     "iterations", default="0, 4, 8, 10, 15",
-                    tooltip="Numbers of iterations to try, with commas between. 0 is without face optimisation.",
+                    tooltip="Numbers of iterations to try, with commas between. 0, without face optimisation, "
+                    "is always tried.",
                 ),
                 io.String.Input(
                     "hjb_steps", default="",
@@ -120,12 +121,13 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         frames = telling_frames(motion, draft)
         hooks, on_variant = sweep_hooks(node, settings.steps, variants)
         rows = sweep_hjb(
-            model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0],
-            motion.picked(frames), face, settings, variants, hooks=hooks, trail=memory_of(model, node).trail,
-            on_variant=on_variant,
+            model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0], motion, face,
+            settings, variants, chosen=frames, hooks=hooks, trail=memory_of(model, node).trail, on_variant=on_variant,
         )  # fmt: skip
         chosen = recommend(rows)
-        report = "\n".join((f"take {chosen.reason}", *draft_notes(frames, motion.frames), "", sweep_table(rows)))
+        report = "\n".join(
+            (f"recommended: {chosen.reason}", *draft_notes(frames, motion.frames), "", sweep_table(rows))
+        )
         sheet, plot = pixels_to_image(sweep_sheet(rows, face)[None]), pixels_to_image(sweep_plot(rows)[None])
         shown = [picture for image in (sheet, plot) for picture in ui.PreviewImage(image).as_dict()["images"]]
         return io.NodeOutput(sheet, plot, dict(vars(chosen.row.hjb)), report, ui={"text": (report,), "images": shown})

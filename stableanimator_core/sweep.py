@@ -120,6 +120,7 @@ def sweep_variants(
 
     steps: sampling steps in all. Raises InputError for a range beyond them.
     """
+    base.check(steps)
     for first, last in ranges:
         if last >= steps:
             raise InputError(f"hjb-steps {first}:{last}: there are {steps} sampling steps, 0 to {steps - 1}")
@@ -173,22 +174,23 @@ def recommend(rows: Sequence[SweepRow]) -> Recommendation:
     HJB off. Where that is every row, the choice is among those that are ALIKE the least sharp one.
     """
     off = max((row.sharpness for row in rows if not row.hjb.iterations), default=0.0)
-    sound = [row for row in rows if not row.sharpness > max(row.hjb.sharpest, off)]
-    overdone = [row for row in rows if row not in sound]
+    sound, overdone = [], []
+    for row in rows:
+        (overdone if row.sharpness > max(row.hjb.sharpest, off) else sound).append(row)
     among = sound or [row for row in rows if row.sharpness <= ALIKE * min(other.sharpness for other in rows)]
     best = max(among, key=lambda row: row.identity)
     row = min((row for row in among if row.identity >= best.identity - CLOSE), key=lambda row: row.seconds)
     reason = f"{name_of(row.hjb)}: CSIM {row.identity:.3f} in {row.seconds:.0f} s"
-    if row is not best:
-        reason += f", within {CLOSE:g} of the best, {best.identity:.3f} in {best.seconds:.0f} s ({name_of(best.hjb)})"
-    elif not overdone:
+    if row is best:
         reason += ", the best"
+    else:
+        reason += f", within {CLOSE:g} of the best, {best.identity:.3f} in {best.seconds:.0f} s ({name_of(best.hjb)})"
     if not sound:
-        reason += "; all faces are over-sharpened, these among the least"
-    elif not any(row.hjb.iterations for row in sound) and overdone:
-        reason += "; all faces that are optimised are over-sharpened: lower the learning rate, or raise sharpest"
+        reason += "; all faces are over-sharpened, these are among the least"
     elif overdone:
-        reason += f", the best of what is not over-sharpened; left out: {'; '.join(name_of(o.hjb) for o in overdone)}"
+        reason += f"; left out as over-sharpened: {'; '.join(name_of(other.hjb) for other in overdone)}"
+    if overdone and not any(row.hjb.iterations for row in sound):
+        reason += "; lower the learning rate, or raise sharpest if you like such faces"
     return Recommendation(row, reason)
 
 

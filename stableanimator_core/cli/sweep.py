@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import InputError
+from ..errors import FaceError, InputError
 from .animate import add_weights_options, load_animator, load_face_detector, progress_hooks
 from .arguments import (
     ALIGN_METHODS,
@@ -51,6 +51,7 @@ class Subject(NamedTuple):
     picture: "np.ndarray"  # [H, W, 3] uint8 RGB
     pose: "Poses"  # of the picture, on its canvas
     motion: "Poses"  # laid over the picture
+    frames: list[int]  # of it that are made
     seed: int
 
 
@@ -64,7 +65,7 @@ def register(subjects) -> None:
     parser.add_argument("--iterations", default=ITERATIONS, metavar="K[,K]", help=f"rounds a step ({ITERATIONS})")
     parser.add_argument("--hjb-steps", default="", metavar="A:B[,C:D]", help="denoising steps; default: the model's")
     parser.add_argument("--adaptive", action="store_true", help="every frame stops by itself, after K rounds at most")
-    parser.add_argument("--strength", default=CURVES[0], choices=CURVES, help="of the learning rate, over the steps")
+    parser.add_argument("--strength", choices=CURVES, help="of the learning rate, over the steps; default: the model's")
     parser.add_argument("--hjb-lr", type=positive, metavar="RATE", help="how far each round moves")
     parser.add_argument("--frames", type=whole(1), metavar="N", help=f"the first N; {FRAMES} of performers, else all")
     parser.add_argument("--draft", default=0, type=whole(0), metavar="N", help="only the N frames that tell most")
@@ -87,25 +88,38 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
 
     if (args.reference is None) != (args.driving is None) or (args.clips and args.reference):
         raise InputError("hjb-sweep: give --reference and --driving, or --clips for rendered performers")
+    if args.reference is None:
+        _refuse_what_needs_a_picture(args)
     folder = None if args.out is None else prepare_folder(args.out, OUT)
     config, places = config_of(args.model), places_of(args)
     width, height = args.size or (None, None)
     settings = SamplingConfig.for_model(config, width=width, height=height, steps=args.steps)
     stop = "adaptive" if args.adaptive else None
-    base = model_hjb(config, settings.steps, lr=args.hjb_lr, stop=stop, strength=POINTS[args.strength])
+    base = model_hjb(config, settings.steps, lr=args.hjb_lr, stop=stop, strength=POINTS.get(args.strength))
     variants = sweep_variants(base, settings.steps, parse_counts(args.iterations), parse_ranges(args.hjb_steps))
     if args.model == V1_CONFIG.name:
         places.require(*V1)
     subjects, notes = _given(args, config, report) if args.reference else (_performers(args, settings), [])
     animator, device = load_animator(args)
     detector = load_face_detector(animator, places, args.device)
-    clips, faces = [], []
-    for number, (picture, pose, motion, seed) in enumerate(subjects, 1):
+    clips, faces, faceless = [], [], []
+    for number, subject in enumerate(subjects, 1):
         hooks = progress_hooks(report, f"clip {number} of {len(subjects)}: ")
-        face = find_face(animator.models, picture, pose, detector=detector)
-        faces.append(face)
-        seeded = replace(settings, seed=seed)
-        clips.append(sweep_hjb(animator.models, picture, motion, face, seeded, variants, hooks=hooks))
+        seeded = replace(settings, seed=subject.seed)
+        try:
+            face = find_face(animator.models, subject.picture, subject.pose, detector=detector)
+            clips.append(
+                sweep_hjb(
+                    animator.models, subject.picture, subject.motion, face, seeded, variants, chosen=subject.frames,
+                    hooks=hooks,
+                )
+            )  # fmt: skip
+            faces.append(face)
+        except FaceError as error:
+            faceless.append(f"clip {number} of {len(subjects)} is left out: {error}")
+    if not clips:
+        raise FaceError(f"hjb-sweep: no clip has a face to work on; {faceless[0]}")
+    notes = [*notes, *faceless]
     rows = mean_rows(clips)
     advice = recommend(rows)
     for line in sweep_table(rows).splitlines():
@@ -121,7 +135,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
         "device": device,
         "seed": args.seed,
         "clips": len(clips),
-        "frames": [subject.motion.frames for subject in subjects],
+        "frames": [len(subject.frames) for subject in subjects],
         "rows": [_numbers(row) for row in rows],
         "recommended": rows.index(advice.row),
         "reason": advice.reason,
@@ -136,7 +150,7 @@ def _performers(args: argparse.Namespace, settings: "SamplingConfig") -> list[Su
 
     frame, clips = (settings.width, settings.height), args.clips or CLIPS
     cases = (make() for make in performer_cases(frame, clips=clips, seed=args.seed, frames=args.frames or FRAMES))
-    return [Subject(case.reference, case.reference_pose, _draft(case.driving, args.draft), case.seed) for case in cases]
+    return [_subject(args, case.reference, case.reference_pose, case.driving, case.seed) for case in cases]
 
 
 def _given(args: argparse.Namespace, config: "ModelConfig", report: Report) -> tuple[list[Subject], list[str]]:
@@ -154,14 +168,26 @@ def _given(args: argparse.Namespace, config: "ModelConfig", report: Report) -> t
     finder.close()  # before the model is loaded: both at once may not fit
     pose = found.poses.resized(picture.shape[1], picture.shape[0])
     aligned = align(driving.poses, pose, method, aligner=load_aligner() if method in WITH_ALIGNER else None)
-    subject = Subject(picture, pose, _draft(aligned.poses, args.draft), args.seed)
+    subject = _subject(args, picture, pose, aligned.poses, args.seed)
     return [subject], list(dict.fromkeys((*driving.notes, *found.notes, *aligned.notes)))
 
 
-def _draft(motion: "Poses", frames: int) -> "Poses":
+def _subject(args: argparse.Namespace, picture: "np.ndarray", pose: "Poses", motion: "Poses", seed: int) -> Subject:
     from ..pose.telling import telling_frames
 
-    return motion.picked(telling_frames(motion, frames))
+    return Subject(picture, pose, motion, telling_frames(motion, args.draft), seed)
+
+
+def _refuse_what_needs_a_picture(args: argparse.Namespace) -> None:
+    """Raises InputError for an option that means nothing to rendered performers, whose poses are known."""
+    given = {
+        option: getattr(args, option) for option in ("align", "detector", "reference_poses", "driving_fps", "person")
+    }
+    given["reference_person"] = args.reference_person or None
+    for option, value in given.items():
+        if value is not None:
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} is for --reference and --driving, not for rendered performers; leave it out")
 
 
 def _numbers(row: "SweepRow") -> dict:

@@ -111,9 +111,19 @@ def test_nothing_to_compare(clip):
         sweep_hjb(*clip, [])
     with pytest.raises(FaceError, match="sweep: there is no reference face to compare with; connect Encode Face"):
         sweep_hjb(models, reference, poses, None, settings, [BASE])
-    poses.body_score[:, 0, 0] = 0
-    with pytest.raises(FaceError, match="sweep: none of 3 frames shows a face"):
-        sweep_hjb(models, reference, poses, face, settings, [BASE])
+
+
+def test_hidden_faces_are_noticed_before_anything_is_sampled(clip):
+    """Of the chosen frames, not of the whole motion."""
+    models, reference, poses, face, settings = clip
+    ran = []
+    hooks = Hooks(on_forward=lambda: ran.append(1))
+    poses.body_score[1:, 0, 0] = 0
+    with pytest.raises(FaceError, match="sweep: none of 2 frames shows a face"):
+        sweep_hjb(*clip, [BASE], chosen=[1, 2], hooks=hooks)
+    assert not ran
+    (row,) = sweep_hjb(*clip, [BASE], chosen=[0, 2])
+    assert len(row.faces) == 1
 
 
 def test_a_cancelled_sweep_stops(clip):
@@ -128,11 +138,14 @@ def test_a_cancelled_sweep_stops(clip):
 
 
 def test_variants():
-    assert sweep_variants(BASE, STEPS, [0, 2, 2]) == [replace(BASE, iterations=0), replace(BASE, iterations=2)]
+    expected = [replace(BASE, iterations=0), replace(BASE, iterations=2)]
+    assert sweep_variants(BASE, STEPS, [0, 2, 2]) == sweep_variants(BASE, STEPS, [2]) == expected, "off always"
     made = [(v.iterations, v.first_step, v.last_step) for v in sweep_variants(BASE, 9, [4, 0, 8], [(0, 3), (5, 8)])]
     assert made == [(0, 2, 3), (4, 0, 3), (8, 0, 3), (4, 5, 8), (8, 5, 8)]
     with pytest.raises(InputError, match="hjb-steps 2:4: there are 4 sampling steps, 0 to 3"):
         sweep_variants(BASE, STEPS, [1], [(2, 4)])
+    with pytest.raises(InputError, match="hjb-steps 2:3 start after the last sampling step, 1"):
+        sweep_variants(BASE, 2, [1])
 
 
 def test_numbers_in_a_text():
@@ -186,8 +199,22 @@ def test_over_sharpened_faces_are_not_recommended():
     assert found.reason.endswith("; left out as over-sharpened: 8 iterations, steps 2:3")
     rows[0] = row(0, 0.5, 10, 1.4)
     assert recommend(rows).row is rows[2], "as sharp without it"
-    found = recommend(rows[2:])
-    assert found.reason == "8 iterations, steps 2:3: all faces are over-sharpened, these the least"
+
+
+def test_the_settings_own_limit_of_sharpness_counts():
+    rows = [row(0, 0.2, 10, 1.0), row(4, 0.5, 20, 1.3, sharpest=2.0), row(8, 0.9, 30, 1.6, sharpest=2.0)]
+    found = recommend(rows)
+    assert found.row is rows[2] and found.reason.endswith(": CSIM 0.900 in 30 s, the best")
+
+
+def test_where_all_faces_are_over_sharpened_similarity_still_counts():
+    rows = [row(4, 0.5, 20, 1.5), row(8, 0.8, 30, 1.54), row(15, 0.9, 40, 1.8)]
+    found = recommend(rows)
+    assert found.row is rows[1], "the more alike of the least sharp ones"
+    assert "; all faces are over-sharpened, these are among the least; lower the learning rate, or " in found.reason
+    found = recommend([row(0, 0.2, 10), *rows])
+    assert found.row.hjb.iterations == 0
+    assert "; left out as over-sharpened: 4 iterations" in found.reason and "; lower the learning rate" in found.reason
 
 
 def test_several_clips_are_one_row_each():
@@ -251,9 +278,44 @@ def test_command_on_ones_own_material(command, material):
     argv = ["--reference", material / "reference.png", "--driving", material / "driving.json", "--steps", 3, "--json"]
     status, out, err = command(*argv, "--iterations", 1, "--hjb-steps", "0:1, 2:2", "--adaptive", "--strength", "even")
     assert status == 0, err
-    settings = [row["hjb"] for row in json.loads(out)["rows"]]
+    off, *settings = [row["hjb"] for row in json.loads(out)["rows"]]
+    assert off["iterations"] == 0
     assert [(hjb["first_step"], hjb["last_step"]) for hjb in settings] == [(0, 1), (2, 2)]
     assert all((hjb["stop"], hjb["strength"]) == ("adaptive", [[0, 1]]) for hjb in settings)
+
+
+def test_command_takes_the_models_own_strength(command, monkeypatch):
+    asked = []
+
+    def own(config, steps, **given):
+        asked.append({name: value for name, value in given.items() if value is not None})
+        raise InputError("enough")
+
+    monkeypatch.setattr("stableanimator_core.pipeline.model_hjb", own)
+    command()
+    command("--strength", "falling", "--hjb-lr", 0.2, "--adaptive")
+    assert asked == [{}, {"lr": 0.2, "stop": "adaptive", "strength": CURVES["falling"]}]
+
+
+def test_clips_without_a_face_are_left_out(command, monkeypatch):
+    """The others count, and a note says so; only where no clip is left is there nothing to report."""
+    told = []
+
+    def blind(*args, **settings):
+        told.append(args)
+        if len(told) != 2:
+            raise FaceError("sweep: none of 2 frames shows a face")
+        return sweep_hjb(*args, **settings)
+
+    monkeypatch.setattr("stableanimator_core.sweep.sweep_hjb", blind)
+    argv = ["--frames", 2, "--iterations", "1", "--json"]
+    status, out, err = command("--clips", 3, *argv)
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["clips"] == 1 and len(result["notes"]) == 2
+    assert result["notes"][1] == "clip 3 of 3 is left out: sweep: none of 2 frames shows a face"
+    status, out, err = command("--clips", 1, *argv)
+    assert status != 0 and "hjb-sweep: no clip has a face to work on; clip 1 of 1 is left out" in err
 
 
 def test_command_knows_the_curves():
@@ -268,6 +330,12 @@ def test_command_knows_the_curves():
             ["--reference", "a.png", "--driving", "b.json", "--clips", 2],
             "hjb-sweep: give --reference and --driving, or",
         ),
+        (["--align", "v1"], "--align is for --reference and --driving, not for rendered performers; leave it out"),
+        (["--detector", "dwpose"], "--detector is for --reference and --driving"),
+        (["--reference-poses", "a.json"], "--reference-poses is for --reference and --driving"),
+        (["--driving-fps", 8], "--driving-fps is for --reference and --driving"),
+        (["--person", 0], "--person is for --reference and --driving"),
+        (["--reference-person", 1], "--reference-person is for --reference and --driving"),
         (["--iterations", "4;5"], 'iterations "4;5": give whole numbers with commas between'),
         (["--hjb-steps", "1:7"], "hjb-steps 1:7: there are 2 sampling steps, 0 to 1"),
         (["--hjb-steps", "1"], 'hjb-steps "1": give FIRST:LAST with commas between'),
