@@ -23,8 +23,8 @@ def said_by_schemas(info: dict) -> dict:
     for node, schema in info.items():
         if not node.startswith("StableAnimator"):
             continue
-        inputs = {}
-        for name, (_, options) in {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}.items():
+        inputs, given = {}, schema["input"]
+        for name, (_, options) in (given.get("required", {}) | given.get("optional", {})).items():
             inputs[name] = {"name": options.get("display_name") or name}
             if (node, name) not in MADE_AT_RUN_TIME:
                 inputs[name]["tooltip"] = options["tooltip"]
