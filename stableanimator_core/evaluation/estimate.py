@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ import torch
 
 from ..alignment import align
 from ..errors import FaceError, InputError
-from ..face import FaceDetector, ReferenceFace, face_boxes
-from ..hjb import HJBConfig
+from ..face import FaceBoxes, FaceDetector, ReferenceFace
+from ..hjb import HJBConfig, Likeness, StepSettings, Window, place_windows
 from ..keypoints import Poses
-from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, sample
+from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
 from ..preflight import Finding, check_installation, check_job
 from ..vae import cell_size, decode_latents
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
@@ -23,8 +24,8 @@ from ..windows import context_windows
 from .bench import GIB, peak_gib, synchronize
 
 # Stable Video Diffusion's decoder with gradients takes so much for every pixel that is decoded at once, in half
-# precision: within 2 % of both records of tests/benchmarks/2026-11-22-v1-full-size.md.
-HJB_BYTES, HJB_DTYPES = 27_800, (torch.float16, torch.bfloat16)
+# precision: both records of tests/benchmarks/2026-11-22-v1-full-size.md over the largest window of their motion.
+HJB_BYTES, HJB_DTYPES = 21_500, (torch.float16, torch.bfloat16)
 SPARE_GIB = 1.0  # of a card, for everything else
 TRIAL_STEPS = 3  # one to warm up, a plain one, one with a face iteration
 IMAGE_BYTES = 3 * 4  # of a pixel, as ComfyUI keeps it
@@ -57,7 +58,7 @@ class Estimate(NamedTuple):
     """Seconds and memory of a job, from a trial on its own material."""
 
     setup_s: float
-    step_s: float  # of one sampling step, all windows
+    step_s: float  # of one sampling step, all windows; with a face, one look at it for the identity scope
     iteration_s: float  # of one HJB iteration, all frames; 0 without HJB
     decode_s: float  # of all frames
     total_s: float
@@ -80,13 +81,15 @@ def report_job(
     try:
         settings = SamplingConfig.for_model(config, **job.sampling)
         hjb = model_hjb(config, settings.steps, **job.hjb)
+        hjb.check(settings.steps)
     except InputError as error:
         findings.append(Finding.of(error))
     else:
         motion = job.placed
-        ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, settings, hjb, motion)]
+        faces = None if motion is None else place_motion(config, motion, settings, range(motion.frames))[2]
+        ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, settings, hjb, faces)]
         if "gpu" in installation.device:
-            findings += check_hjb_memory(models, settings, hjb, motion, installation.device["gpu_memory_gib"])
+            findings += check_hjb_memory(models, settings, hjb, faces, installation.device["gpu_memory_gib"])
         told = "not known for this machine; switch measure on for a short trial"
         if measure:
             told, found = _measured(models, job, settings, hjb, motion, on_forward)
@@ -104,10 +107,11 @@ def try_job(
 ) -> Estimate:  # fmt: skip
     """Make TRIAL_STEPS steps with one HJB iteration on the job's own material, and reckon what all of it takes.
 
-    Arguments as in `sample`. Adaptive HJB is reckoned at its most.
+    Arguments as in `sample`, which measures the face for the identity scope. Adaptive HJB is reckoned at its most.
     """
     trial = replace(settings, steps=TRIAL_STEPS)
-    iterations = face_rounds(hjb, settings.steps) if face is not None else 0
+    refined = refined_steps(hjb, settings.steps) if face is not None else {}
+    iterations = sum(step.iterations for step in refined.values())
     times = []
 
     def now() -> None:
@@ -120,11 +124,15 @@ def try_job(
         if len(times) == 1:
             now()
 
+    def heard(_: Likeness) -> None:
+        if on_forward is not None:
+            on_forward()
+
     def work() -> float:
-        hooks = Hooks(on_forward=before_forward, on_step=lambda *_: now())
+        hooks = Hooks(on_forward=before_forward, on_step=lambda *_: now(), on_identity=heard)
         last = TRIAL_STEPS - 1
         once = HJBConfig(min(1, iterations), last, last, decode=hjb.decode, margin=hjb.margin, chunk=hjb.chunk)
-        made = sample(models, reference, poses, face, trial, once, hooks=hooks)
+        made = sample(models, reference, poses, face, trial, once, hooks=hooks, measure=True)
         start = time.perf_counter()
         decode_latents(models.vae, made.latents[:DECODED], chunk=DECODED, keep_on="cpu")
         synchronize(models.device)
@@ -132,16 +140,17 @@ def try_job(
 
     now()
     decode_s, peak = peak_gib(work, models.device)
-    start, ready, _, plain, refined = times
-    step_s = plain - times[2]
-    iteration_s = max(0.0, refined - plain - step_s) if iterations else 0.0
+    start, ready, warm, plain, end = times
+    step_s = plain - warm
+    iteration_s = max(0.0, end - plain - step_s) if iterations else 0.0
     total_s = ready - start + settings.steps * step_s + iterations * iteration_s + decode_s
     return Estimate(ready - start, step_s, iteration_s, decode_s, total_s, peak)
 
 
-def face_rounds(hjb: HJBConfig, steps: int) -> int:
-    """HJB iterations of a whole job, at most."""
-    return hjb.iterations * sum(hjb.first_step <= step <= hjb.last_step for step in range(steps))
+def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:
+    """What HJB does, by sampling step; steps that it leaves alone are not among them."""
+    settings = {step: hjb.at(step, steps) for step in range(steps)}
+    return {step: done for step, done in settings.items() if done is not None}
 
 
 def networks_gib(models: Models) -> float:
@@ -150,17 +159,19 @@ def networks_gib(models: Models) -> float:
     return sum(weight.numel() * weight.element_size() for weight in weights) / GIB
 
 
-def largest_face(config: ModelConfig, poses: Poses | None, width: int) -> float:
-    """Side of the largest face box, in px of an output of this width; 0 where no frame shows a face."""
-    if poses is None:
-        return 0.0
-    faces = face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
-    boxes = faces.boxes[faces.found]
-    return float((boxes[:, 2] - boxes[:, 0]).max()) * width / poses.width if len(boxes) else 0.0
+def largest_window(models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes) -> Window | None:
+    """The largest of what HJB decodes at once; a face that moves makes it wider. None where no frame shows a face.
+
+    faces: of the output, in its pixels.
+    """
+    cell = cell_size(models.vae)
+    size, margin = (settings.height // cell, settings.width // cell), hjb.margin if hjb.decode == "face" else None
+    windows = place_windows(faces, size, cell, chunk=hjb.chunk, margin=margin)
+    return max(windows, key=lambda window: math.prod(_shape(window)), default=None)
 
 
-def hjb_gib(models: Models, hjb: HJBConfig, face_px: float) -> float | None:
-    """What HJB takes for faces so wide, on top of the weights.
+def hjb_gib(models: Models, settings: SamplingConfig, hjb: HJBConfig, window: Window | None) -> float | None:
+    """What HJB takes for this window, on top of the weights.
 
     None where it is off, and where it was never measured: other autoencoders than the published model's, full
     precision, whole frames.
@@ -168,24 +179,31 @@ def hjb_gib(models: Models, hjb: HJBConfig, face_px: float) -> float | None:
     cell, config = cell_size(models.vae), models.vae.config
     published = (cell, list(config.block_out_channels)) == (8, [128, 256, 512, 512])
     measured = published and models.vae.dtype in HJB_DTYPES and hjb.decode == "face"
-    if not measured or not hjb.iterations or not face_px:
+    if not measured or not refined_steps(hjb, settings.steps) or window is None:
         return None
-    return hjb.chunk * (face_px + 2 * hjb.margin * cell) ** 2 * HJB_BYTES / GIB
+    return math.prod(_shape(window)) * cell**2 * HJB_BYTES / GIB
 
 
 def check_hjb_memory(
-    models: Models, settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None, card_gib: float
+    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float
 ) -> list[Finding]:
-    """A note where HJB will not fit beside the networks on a card with so much memory."""
-    face_px = largest_face(models.config, motion, settings.width)
-    needed, rest = hjb_gib(models, hjb, face_px), card_gib - networks_gib(models) - SPARE_GIB
+    """A note where HJB will not fit beside the networks on a card with so much memory. faces: of the output."""
+    if faces is None:
+        return []
+
+    def needed_at(chunk: int) -> float | None:
+        smaller = replace(hjb, chunk=chunk)
+        return hjb_gib(models, settings, smaller, largest_window(models, settings, smaller, faces))
+
+    needed, rest = needed_at(hjb.chunk), card_gib - networks_gib(models) - SPARE_GIB
     if needed is None or needed <= rest:
         return []
-    one = needed / hjb.chunk
-    if one <= rest:
-        fix = f"set chunk to {int(rest / one)} in HJB Options; the result is the same"
+    fitting = next((chunk for chunk in range(hjb.chunk - 1, 0, -1) if needed_at(chunk) <= rest), None)
+    if fitting is not None:
+        fix = f"set chunk to {fitting} in HJB Options; the result differs a little"
     else:
-        fix = f"chunk 1 still takes {one:.1f} GiB: make a smaller video, or switch the face optimisation off"
+        one = f"chunk 1 still takes {needed_at(1):.1f} GiB"
+        fix = f"{one}: make a smaller video, or switch the face optimisation off"
     what = (
         f"memory: the face optimisation takes about {needed:.1f} GiB, the networks {networks_gib(models):.1f} GiB; "
         f"the card has {card_gib:.1f} GiB"
@@ -200,24 +218,33 @@ def describe_work(config: ModelConfig, settings: SamplingConfig, hjb: HJBConfig,
         windows = len(context_windows(motion.frames, settings.context_window, settings.context_overlap))
         clip = f"{_counted(motion.frames, 'frame')} in {_counted(windows, 'window')}, "
     face = "no face optimisation"
-    if face_rounds(hjb, settings.steps):
-        last = min(hjb.last_step, settings.steps - 1)
-        face = f"{hjb.iterations} face iterations in each of the steps {hjb.first_step} to {last}"
+    refined = list(refined_steps(hjb, settings.steps))
+    if refined:
+        face = f"{hjb.iterations} face iterations in each of the steps {refined[0]} to {refined[-1]}"
     steps = _counted(settings.steps, "denoising step")
     return f"work: model '{config.name}', {settings.width}x{settings.height}, {clip}{steps}, {face}"
 
 
-def describe_memory(models: Models, settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None) -> str:
-    """What the parts take that can be told beforehand."""
-    face_px = largest_face(models.config, motion, settings.width)
-    parts = [f"memory: networks {_size(networks_gib(models))}"]
-    needed = hjb_gib(models, hjb, face_px)
-    if needed is not None:
-        parts.append(f"face optimisation about {_size(needed)} more for a face {face_px:.0f} px wide")
-    if motion is not None:
-        pixels = motion.frames * settings.width * settings.height
-        parts.append(f"finished frames {_size(pixels * IMAGE_BYTES / GIB)} of main memory")
-    return ", ".join(parts)
+def describe_memory(models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None) -> str:
+    """What the parts take that can be told beforehand. faces: of the output, None without a motion."""
+    told = [f"memory: networks {_size(networks_gib(models))}"]
+    if faces is not None:
+        window = largest_window(models, settings, hjb, faces)
+        needed = hjb_gib(models, settings, hjb, window)
+        if needed is not None:
+            frames, rows, columns = _shape(window)
+            cell = cell_size(models.vae)
+            at_once = f"{_counted(frames, 'face')} in {columns * cell}x{rows * cell} px at once"
+            told.append(f"face optimisation about {_size(needed)} more for {at_once}")
+        pixels = len(faces.found) * settings.width * settings.height
+        told.append(f"finished frames {_size(pixels * IMAGE_BYTES / GIB)} of main memory")
+    return ", ".join(told)
+
+
+def _shape(window: Window) -> tuple[int, int, int]:
+    """Frames, rows and columns of latent cells."""
+    rows, columns = window.cells
+    return len(window.frames), rows.stop - rows.start, columns.stop - columns.start
 
 
 def _measured(
@@ -238,7 +265,8 @@ def _measured(
         return "not measured", [Finding("problem", "memory: a trial of this job ran out of the card's memory", fix)]
     rounds = f", {tried.iteration_s:.2g} s a face iteration" if tried.iteration_s else ""
     peak = f"; at most {tried.peak_gib:.1f} GiB of the card" if tried.peak_gib is not None else ""
-    each = f"{tried.step_s:.2g} s a denoising step{rounds}, as just tried"
+    looked = " with the identity scope on" if face is not None else ""
+    each = f"{tried.step_s:.2g} s a denoising step{looked}{rounds}, as just tried"
     return f"about {duration(tried.total_s)}: {each}{peak}", []
 
 

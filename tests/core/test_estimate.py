@@ -1,5 +1,6 @@
 """A report before a long run: work, memory and time of a job, and what stands in its way."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from stableanimator_core.evaluation.estimate import (
     describe_memory,
     describe_work,
     duration,
-    face_rounds,
     hjb_gib,
-    largest_face,
+    largest_window,
     networks_gib,
+    refined_steps,
     report_job,
     try_job,
 )
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.face import FaceBoxes, ReferenceFace
+from stableanimator_core.hjb import CURVES, HJBConfig, Window
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face
 from stableanimator_core.weights import V1_CONFIG, Places, load_models
@@ -108,7 +110,11 @@ def test_published_files_count_for_the_published_model_alone(models, monkeypatch
 def test_a_trial_tells_the_time(models, job, sound):
     forwards = []
     time = report_job(models, job, NOWHERE, measure=True, on_forward=lambda: forwards.append(1)).splitlines()[3]
-    assert time.startswith("time: about ") and "s a denoising step, " in time and time.endswith(", as just tried")
+    assert (
+        time.startswith("time: about ")
+        and "s a denoising step with the identity scope on, " in time
+        and time.endswith(", as just tried")
+    )
     assert len(forwards) >= estimate.TRIAL_STEPS * 2, "two windows in every step"
 
 
@@ -139,40 +145,117 @@ def test_the_total_is_reckoned_from_its_parts(models, clip):
     assert plain.iteration_s == 0
 
 
-def test_face_rounds_are_those_within_the_schedule():
+def test_what_the_scope_looks_at_is_tried_too(models, clip):
+    """Two plain steps are looked at once, the refined one before and after its iteration; each look can be stopped."""
+    face = find_face(models, clip.reference, clip.reference_pose)
+
+    def calls(face: ReferenceFace | None) -> int:
+        count, hjb = itertools.count(), HJBConfig(iterations=1)
+        try_job(models, clip.reference, clip.poses, face, settings(models), hjb, on_forward=lambda: next(count))
+        return next(count)
+
+    assert calls(face) - calls(None) == 4
+
+
+def test_refined_steps_are_those_within_the_schedule_that_have_strength():
     hjb = HJBConfig(iterations=4, first_step=8, last_step=99)
-    assert face_rounds(hjb, 10) == 8 and face_rounds(hjb, 5) == 0
+    assert list(refined_steps(hjb, 10)) == [8, 9] and not refined_steps(hjb, 5)
+    rising = HJBConfig(iterations=4, first_step=0, last_step=3, strength=CURVES["rising"])
+    assert list(refined_steps(rising, 10)) == [1, 2, 3]
+
+
+def test_steps_without_strength_are_no_work(models, clip):
+    rising = HJBConfig(iterations=4, first_step=0, last_step=3, strength=CURVES["rising"])
+    told = describe_work(models.config, settings(models, steps=10), rising, None)
+    assert told.endswith("4 face iterations in each of the steps 1 to 3")
+    face = find_face(models, clip.reference, clip.reference_pose)
+    tried = try_job(models, clip.reference, clip.poses, face, settings(models, steps=10), rising)
+    parts = tried.setup_s + 10 * tried.step_s + 12 * tried.iteration_s + tried.decode_s
+    assert tried.total_s == pytest.approx(parts)
+
+
+def test_face_iterations_that_sample_would_refuse_are_a_problem(models, sound):
+    late = Job(sampling={"steps": 15}, hjb={"first_step": 20, "last_step": 30})
+    lines = report_job(models, late, NOWHERE).splitlines()
+    assert lines[0] == "not ready: 1 problem, 0 notes"
+    assert lines[1] == "PROBLEM: hjb-steps 20:30 start after the last sampling step, 14"
+    off = replace(late, hjb=late.hjb | {"iterations": 0})
+    assert report_job(models, off, NOWHERE).startswith("ready to run")
+
+
+def boxes(*corners: tuple[float, float], side: float = 100) -> FaceBoxes:
+    """A face of so many px in every frame, at these corners."""
+    found = torch.tensor([(x, y, x + side, y + side) for x, y in corners])
+    return FaceBoxes(found, torch.ones(len(found), dtype=torch.bool))
 
 
 def test_memory_of_the_face_optimisation_fits_the_records(published):
-    """tests/benchmarks/2026-11-22-v1-full-size.md: 16 faces, 8 at once, margin of 2 cells."""
-    for face_px, gib in ((206, 11.83), (386, 35.56)):
-        assert hjb_gib(published, HJBConfig(), face_px) == pytest.approx(gib, rel=0.02)
-    assert hjb_gib(published, HJBConfig(chunk=1), 206) == pytest.approx(11.83 / 8, rel=0.02)
+    """tests/benchmarks/2026-11-22-v1-full-size.md: the largest windows of its motion, 8 faces, in cells of 8 px."""
+    given = settings(published)
+    for rows, columns, gib in ((32, 36, 11.83), (56, 62, 35.56)):
+        window = Window(list(range(8)), (slice(0, rows), slice(9, 9 + columns)), boxes())
+        assert hjb_gib(published, given, HJBConfig(), window) == pytest.approx(gib, rel=0.005)
 
 
-def test_memory_that_was_never_measured_is_not_told(models, published):
-    for hjb in (HJBConfig(decode="full"), HJBConfig(iterations=0)):
-        assert hjb_gib(published, hjb, 206) is None
-    assert hjb_gib(published, HJBConfig(), 0) is None
+def test_memory_that_was_never_measured_is_not_told(published):
+    given, faces = settings(published), boxes((200, 100))
+    window = largest_window(published, given, HJBConfig(), faces)
+    assert hjb_gib(published, given, HJBConfig(), window) > 0
+    for hjb in (HJBConfig(decode="full"), HJBConfig(iterations=0), HJBConfig(first_step=90, last_step=99)):
+        assert hjb_gib(published, given, hjb, window) is None
+    nobody = faces._replace(found=torch.zeros(1, dtype=torch.bool))
+    assert hjb_gib(published, given, HJBConfig(), largest_window(published, given, HJBConfig(), nobody)) is None
     published.vae.float()
-    assert hjb_gib(published, HJBConfig(), 206) is None
+    assert hjb_gib(published, given, HJBConfig(), window) is None
 
 
-def test_a_card_too_small_is_noted_with_the_chunk_that_fits(published, clip):
+def test_a_face_that_moves_takes_more(published):
+    """16 px of margin on each side of 100 px: the window holds all places that the faces of a chunk have."""
     given = settings(published, width=512, height=512)
-    face_px = largest_face(V1_CONFIG, clip.poses, 512)
-    assert face_px == pytest.approx(8 * largest_face(V1_CONFIG, clip.poses, 64))
-    needed = hjb_gib(published, HJBConfig(), face_px)
-    assert not check_hjb_memory(published, given, HJBConfig(), clip.poses, 5.1 + needed)
-    (finding,) = check_hjb_memory(published, given, HJBConfig(), clip.poses, 5.1 + needed / 2)
-    assert finding.level == "note" and finding.fix == "set chunk to 4 in HJB Options; the result is the same"
-    assert f"takes about {needed:.1f} GiB, the networks 4.0 GiB; the card has" in finding.what
-    (finding,) = check_hjb_memory(published, given, HJBConfig(), clip.poses, 5.0)
-    assert "make a smaller video, or switch the face optimisation off" in finding.fix
-    assert f"face optimisation about {needed:.1f} GiB more" in describe_memory(
-        published, given, HJBConfig(), clip.poses
+    still, moving = boxes(*[(104, 104)] * 8), boxes(*((104 + 8 * i, 104) for i in range(8)))
+
+    def gib(faces: FaceBoxes, chunk: int) -> float:
+        hjb = HJBConfig(chunk=chunk)
+        return hjb_gib(published, given, hjb, largest_window(published, given, hjb, faces))
+
+    assert gib(moving, 8) == pytest.approx(gib(still, 8) * (136 + 56) / 136)
+    assert gib(moving, 1) == gib(still, 1) == pytest.approx(gib(still, 8) / 8)
+    last = boxes(*[(104, 104)] * 9, side=50)
+    last.boxes[8] = torch.tensor((200.0, 200, 500, 500))
+    assert largest_window(published, given, HJBConfig(), last).frames == [8], "the largest, not the first"
+
+
+def test_a_cropped_motion_has_larger_faces(published, clip, sound):
+    """The canvas is twice as wide as the output's: half of it is cut off, and the rest is as large as without."""
+    reports = [
+        report_job(published, Job({"width": 512, "height": 512}, driving=poses), NOWHERE).splitlines()
+        for poses in (clip.poses, replace(clip.poses, width=128))
+    ]
+    plain, cropped = (
+        next(line for line in lines if line.startswith("memory: ")).split(" more for ")[0].split() for lines in reports
     )
+    assert plain[-1] == cropped[-1] == "GiB" and float(cropped[-2]) == pytest.approx(float(plain[-2]), rel=0.15)
+
+
+def test_a_card_too_small_is_noted_with_the_chunk_that_fits(published):
+    given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 8)
+    needed = hjb_gib(published, given, HJBConfig(), largest_window(published, given, HJBConfig(), faces))
+    assert not check_hjb_memory(published, given, HJBConfig(), faces, 5.1 + needed)
+    assert not check_hjb_memory(published, given, HJBConfig(), None, 5.1)
+    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.1 + needed / 2)
+    assert finding.level == "note" and finding.fix == "set chunk to 4 in HJB Options; the result differs a little"
+    assert f"takes about {needed:.1f} GiB, the networks 4.0 GiB; the card has" in finding.what
+    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.0)
+    assert "make a smaller video, or switch the face optimisation off" in finding.fix
+    told = describe_memory(published, given, HJBConfig(), faces)
+    assert f"face optimisation about {needed:.1f} GiB more for 8 faces in 136x136 px at once, finished" in told
+
+
+def test_the_chunk_that_fits_knows_that_smaller_ones_have_smaller_windows(published):
+    given, faces = settings(published, width=512, height=512), boxes(*((104 + 24 * i, 104) for i in range(8)))
+    four = hjb_gib(published, given, HJBConfig(chunk=4), largest_window(published, given, HJBConfig(chunk=4), faces))
+    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.0 + 1.01 * four)
+    assert finding.fix.startswith("set chunk to 4 ")
 
 
 def test_work_without_a_motion_and_without_hjb(models):
