@@ -120,7 +120,6 @@ def sweep_variants(
 
     steps: sampling steps in all. Raises InputError for a range beyond them.
     """
-    base.check(steps)
     for first, last in ranges:
         if last >= steps:
             raise InputError(f"hjb-steps {first}:{last}: there are {steps} sampling steps, 0 to {steps - 1}")
@@ -128,6 +127,8 @@ def sweep_variants(
     for first, last in ranges or [(base.first_step, base.last_step)]:
         counts = dict.fromkeys(count for count in iterations if count)
         variants += [replace(base, iterations=count, first_step=first, last_step=last) for count in counts]
+    for variant in variants:
+        variant.check(steps)
     return variants
 
 

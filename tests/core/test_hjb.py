@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
 
+from stableanimator_core import hjb
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.face.sharpness import sharpness
@@ -316,6 +317,10 @@ def test_config_errors(values, message):
 def test_steps_that_never_come(vae, embed, x0, target):
     with pytest.raises(InputError, match="hjb-steps 8:17 start after the last sampling step, 4"):
         refine(vae, embed, target, BOXES, x0, first_step=8, last_step=17, steps=5)
+    with pytest.raises(InputError, match="hjb-steps 8:17 start after the last sampling step, 4"):
+        HJBConfig(first_step=8, last_step=17).check(5)
+    HJBConfig(first_step=4, last_step=17).check(5)
+    HJBConfig(iterations=0, first_step=8, last_step=17).check(5)
 
 
 def test_box_outside_the_frame(vae, embed, x0, target):
@@ -367,6 +372,24 @@ def test_adaptive_ends_when_no_face_gets_more_alike(vae, embed, x0, target):
     assert (made - x0).abs().max() > 0
 
 
+def test_the_last_iteration_is_judged_too(vae, embed, x0, target):
+    """Frame 0 is led the wrong way by its gradient: it goes back, whether anybody measures or not."""
+
+    def misleading(faces):
+        seen = embed(faces)
+        return torch.cat([2 * seen[:1].detach() - seen[:1], seen[1:]])
+
+    misleading.input_size = embed.input_size
+    seen = []
+    options = {"iterations": 1, "measure": True, "on_identity": seen.append}
+    counted = refine(vae, misleading, target, BOXES, x0, **options)
+    before, spoiled = (like.csim for like in seen)
+    assert (spoiled < before).tolist() == [True, False, False, False]
+    made = refine(vae, misleading, target, BOXES, x0, stop="adaptive", **options)
+    assert made[0].equal(x0[0]) and made[1:].equal(counted[1:])
+    assert refine(vae, misleading, target, BOXES, x0, stop="adaptive", iterations=1).equal(made)
+
+
 def test_a_frame_at_rest_goes_back_and_stays(vae, embed, x0, target):
     """Frame 0 looks the same whatever is done, so that it rests where it began; the others go on."""
     wanted = target / target.norm()
@@ -408,6 +431,43 @@ def test_sharpness_has_a_limit(vae, embed, x0, target):
     wild = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 200 - 100
     far, _ = adaptive(vae, embed, target, x0, reference=wild)
     assert far.equal(adaptive(vae, embed, target, x0)[0]), "a limit that is far away changes nothing"
+
+
+@pytest.mark.parametrize(
+    "more, pictures",
+    [
+        ({}, 0),
+        ({"measure": True}, 0),
+        ({"stop": "adaptive"}, 0),
+        ({"on_identity": lambda like: None}, 2),
+        ({"stop": "adaptive", "reference": torch.zeros(3, 16, 16)}, 3),  # the last Adam step is judged, too
+    ],
+)
+def test_pictures_of_faces_are_made_for_who_looks_at_them(vae, embed, x0, target, monkeypatch, more, pictures):
+    made = []
+
+    def counted(frames, boxes, size, *, antialias=False):
+        made.extend([size] * antialias)
+        return crop_faces(frames, boxes, size, antialias=antialias)
+
+    monkeypatch.setattr(hjb, "crop_faces", counted)
+    refine(vae, embed, target, BOXES, x0, iterations=2, lr=0.01, **more)
+    assert len(made) == pictures
+
+
+def test_steps_that_are_left_alone_are_measured_through_windows(vae, embed, x0, target, monkeypatch):
+    """Whole frames are decoded only where the face optimisation asks for them."""
+    sizes = []
+
+    def noted(vae, latents, **more):
+        sizes.append(tuple(latents.shape[-2:]))
+        return decode_latents(vae, latents, **more)
+
+    monkeypatch.setattr(hjb, "decode_latents", noted)
+    options = {"first_step": 0, "last_step": 0, "iterations": 1, "decode": "full", "margin": 1}
+    for step in (0, 1):
+        refine(vae, embed, target, BOXES, x0, i=step, measure=True, on_identity=lambda like: None, **options)
+    assert sizes == [(SIZE, SIZE), (SIZE, SIZE), (7, 8)]
 
 
 def test_windows_at_rest_are_not_decoded(vae, embed, x0, target):

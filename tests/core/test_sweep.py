@@ -146,6 +146,7 @@ def test_variants():
         sweep_variants(BASE, STEPS, [1], [(2, 4)])
     with pytest.raises(InputError, match="hjb-steps 2:3 start after the last sampling step, 1"):
         sweep_variants(BASE, 2, [1])
+    assert len(sweep_variants(BASE, 2, [1], [(0, 1)])) == 2
 
 
 def test_numbers_in_a_text():

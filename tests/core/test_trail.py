@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from stableanimator_core import pipeline
+from stableanimator_core.denoiser import make_denoiser
 from stableanimator_core.hjb import HJBConfig, StepSettings
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, find_face, plan_sampling, sample
@@ -242,6 +245,49 @@ def test_a_plan_in_words():
     assert Plan(10, 25, None).text() == "steps 0 to 9 are kept, 10 to 24 will be run"
     assert Plan(0, 25, 0.2).text() == "steps 0 to 24 will be run, about 1 s"
     assert Plan(25, 25, 0.0).text() == "all 25 steps are kept, nothing is run"
+
+
+# --- a few frames of a whole motion -----------------------------------------------------------------------------------
+
+
+def test_chosen_frames_are_made_as_they_are_in_the_whole(desk, monkeypatch, stick_figure):
+    """The crop follows the median face of all frames, guidance runs from the first of all to the last of all."""
+    first = Poses.from_openpose(stick_figure(5, step=4))
+    poses = first.transformed(lambda points: points, width=2 * first.width)  # wide: it has to be cropped
+    settings = replace(desk.settings, guidance=(1.0, 3.0))
+    seen = []
+
+    def run(poses=poses, **more):
+        began = []
+        hooks = Hooks(on_step=lambda i, x0, x, n: began.append(x))
+        made = sample(desk.models, desk.reference, poses, desk.face, settings, OFF, hooks=hooks, **more)
+        return made, began[0]
+
+    def noted(unet, cond, guidance, windows, **more):
+        seen.append(guidance.tolist())
+        return make_denoiser(unet, cond, guidance, windows, **more)
+
+    monkeypatch.setattr(pipeline, "make_denoiser", noted)
+    chosen = [0, 1, 4]
+    with torch.no_grad():
+        (whole, noise), (draft, start) = run(), run(chosen=chosen)
+        given, _ = run(chosen=chosen, pose_images=255 - whole.pose_images)
+        alone, _ = run(poses=poses.picked(chosen))
+    assert seen[:2] == [[1.0, 1.5, 2.0, 2.5, 3.0], [1.0, 1.5, 3.0]]
+    assert start.equal(noise[chosen]) and len(draft.latents) == 3
+    np.testing.assert_array_equal(draft.poses.body, whole.poses.body[chosen])
+    np.testing.assert_array_equal(draft.pose_images, whole.pose_images[chosen])
+    np.testing.assert_array_equal(given.pose_images, 255 - whole.pose_images[chosen])
+    assert draft.faces.boxes.equal(whole.faces.boxes[chosen])
+    assert (alone.poses.body != draft.poses.body).any(), "their own median face is elsewhere"
+
+
+def test_chosen_frames_belong_to_the_key(desk):
+    trail = Trail()
+    with torch.no_grad():
+        sample(*desk.arguments(OFF), trail=trail, chosen=[0, 2])
+    plans = [plan_sampling(trail, *desk.arguments(OFF), chosen=chosen).first for chosen in ([0, 2], [0, 1], None)]
+    assert plans == [STEPS, 0, 0]
 
 
 # --- a few frames first -----------------------------------------------------------------------------------------------
