@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.hjb import HJBConfig, Likeness
-from ..stableanimator_core.pipeline import to_uint8
 from ..stableanimator_core.trail import Plan, Trail
+from ..stableanimator_core.video.pixels import to_uint8
 from .patchers import AnimatorModel
 
 IDENTITY = "stableanimator.identity"
@@ -28,10 +28,23 @@ FACE_SIDE = 64  # px
 MEMORIES = 2  # nodes of one model that keep their steps
 
 
+def watched() -> bool:
+    """Whether a page queued the run and listens; runs through the API alone have nobody who looks on."""
+    return PromptServer.instance is not None and PromptServer.instance.client_id is not None
+
+
+def workflow_of(extra_pnginfo: dict | None) -> str | None:
+    """The page's id of the workflow that runs; None where the prompt came without one.
+
+    extra_pnginfo: what ComfyUI would write into pictures.
+    """
+    return ((extra_pnginfo or {}).get("workflow") or {}).get("id")
+
+
 def tell(event: str, data: dict) -> None:
     """Send something to the page that queued the run, or drop it while that page does not keep up. Never waits."""
     server = PromptServer.instance
-    if server is not None and server.client_id is not None and server.messages.qsize() < WAITING:
+    if watched() and server.messages.qsize() < WAITING:
         server.send_sync(event, data | {"prompt_id": server.last_prompt_id}, server.client_id)
 
 
@@ -41,6 +54,7 @@ class Memory:
 
     trail: Trail = field(default_factory=Trail)
     told: list[dict] = field(default_factory=list)
+    measured: bool = True  # whether the likeness was measured in every step that is kept
 
     def forget_from(self, step: int) -> None:
         """Drop what was measured in steps that will be run again, whether they will be measured or not."""
@@ -51,10 +65,18 @@ class Memory:
 _MEMORIES: WeakKeyDictionary[object, OrderedDict[str, Memory]] = WeakKeyDictionary()
 
 
-def memory_of(model: AnimatorModel, node: str) -> Memory:
-    """What this node kept when it last ran with this model; of each model's nodes the latest two keep theirs."""
+def memory_of(model: AnimatorModel, node: str, measured: bool = False) -> Memory:
+    """What this node kept when it last ran with this model; of each model's nodes the latest two keep theirs.
+
+    measured: whether the coming run measures. Steps that were run without are then not kept: there is no likeness of
+    them to show.
+    """
     kept = _MEMORIES.setdefault(model.models.unet, OrderedDict())
-    kept[node] = kept.pop(node, None) or Memory()
+    memory = kept.pop(node, None)
+    if memory is None or (measured and not memory.measured):
+        memory = Memory()
+    memory.measured = measured
+    kept[node] = memory
     while len(kept) > MEMORIES:
         kept.popitem(last=False)
     return kept[node]
@@ -66,13 +88,16 @@ class IdentityScope:
     One "start", a "likeness" for every measurement and one "end"; web/scope.js draws them. A clip of more than 64
     frames is told as 64 columns, each the worst of its frames. Iterations between the first and the last of a step are
     recorded by their mean alone.
-    frames: the clip's frame numbers. memory: what it holds of steps that are not run again is told first.
+    workflow: the page's id of it; other workflows have nodes of the same id. frames: the clip's frame numbers.
+    memory: what it holds of steps that are not run again is told first.
     """
 
     def __init__(
-        self, node: str, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig, plan: Plan, memory: Memory
-    ) -> None:
-        self._node, self._memory, self._frames = node, memory, list(frames)
+        self, node: str, workflow: str | None, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig,
+        plan: Plan, memory: Memory,
+    ) -> None:  # fmt: skip
+        self._sender = {"node": node, "workflow": workflow}
+        self._memory, self._frames = memory, list(frames)
         self._started, self._plan = time.monotonic(), plan
         self._columns = np.array_split(np.arange(len(frames)), min(len(frames), COLUMNS))
         refined = [step for step in range(plan.steps) if face is not None and hjb.rate(step, plan.steps) > 0]
@@ -127,7 +152,7 @@ class IdentityScope:
         return [self._start, *_with_last_face(self._memory.told), end]
 
     def _tell(self, event: dict) -> None:
-        tell(IDENTITY, event | {"node": self._node})
+        tell(IDENTITY, event | self._sender)
 
 
 def _with_last_face(told: list[dict]) -> list[dict]:

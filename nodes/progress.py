@@ -18,9 +18,10 @@ from torch import Tensor
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.hjb import HJBConfig, Likeness, OnIdentity
-from ..stableanimator_core.pipeline import Hooks, from_uint8
+from ..stableanimator_core.pipeline import Hooks
 from ..stableanimator_core.trail import Plan
 from ..stableanimator_core.vae import cell_size, encode_image
+from ..stableanimator_core.video.pixels import from_uint8
 from ..stableanimator_core.weights import Models
 from ..stableanimator_core.weights.download import download
 from ..stableanimator_core.weights.registry import WeightFile

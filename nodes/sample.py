@@ -13,7 +13,7 @@ from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
-from .desk import IdentityScope, memory_of
+from .desk import IdentityScope, memory_of, watched, workflow_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks, show_text
@@ -96,7 +96,7 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,  # runs by itself while it is tuned, and tells the page again when nothing has changed
         )  # fmt: skip
 
@@ -119,17 +119,21 @@ class StableAnimatorSample(io.ComfyNode):
         models = model.load("image_encoder", "vae", "animator", "face")
         frames = telling_frames(motion, draft)
         given = models, picture, motion, face, settings, options
-        memory = memory_of(model, node)
+        measure = identity_scope and watched()
+        memory = memory_of(model, node, measure and face is not None)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
-        scope = IdentityScope(node, frames, face, options, plan, memory) if identity_scope else None
-        if scope is None and plan.first:
+        scope = None
+        if measure:
+            workflow = workflow_of(cls.hidden.extra_pnginfo)
+            scope = IdentityScope(node, workflow, frames, face, options, plan, memory)
+        elif plan.first:
             show_text(node, plan.text())
         hooks = sampling_hooks(
             node, preview_format(models, picture, settings.width, settings.height), models.device, plan,
             options if face else None, scope and scope.on_identity,
         )  # fmt: skip
-        made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=identity_scope, trail=memory.trail)
+        made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
         notes = [*draft_notes(frames, motion.frames), *made.notes]
         if notes:

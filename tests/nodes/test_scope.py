@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 
 import numpy as np
 import pytest
@@ -106,14 +107,26 @@ def test_another_seed_or_clip_keeps_nothing(server):
         assert start["first"] == 0 and start["kept"] == []
 
 
-def test_what_was_measured_of_another_run_is_forgotten_while_the_scope_is_off(server):
+def test_steps_that_were_not_measured_are_run_again_when_the_scope_is_switched_on(server):
     server.run(scoped(seed=409))
     unseen = scoped(seed=410)
     unseen["sample"]["inputs"]["identity_scope"] = False
     run = server.run(unseen)
     assert not run.of(EVENT) and "identity" not in run.outputs.get("sample", {})
-    start = server.run(scoped(seed=410, iterations=1)).of(EVENT)[0]
-    assert start["first"] == 2 and start["kept"] == []
+    start, *told, _ = server.run(scoped(seed=410)).of(EVENT)
+    assert start["first"] == 0 and start["kept"] == []
+    assert {step for step, _, _ in likenesses(told)} == set(range(STEPS))
+
+
+def test_nothing_is_measured_where_no_page_listens(server):
+    _, queued = server.post("/prompt", {"prompt": scoped(seed=417)})
+    deadline = time.monotonic() + 60
+    while not (history := server.get(f"/history/{queued['prompt_id']}")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (done,) = history.values()
+    assert done["status"]["status_str"] == "success" and "identity" not in done["outputs"].get("sample", {})
+    start = server.run(scoped(seed=417, iterations=2)).of(EVENT)[0]
+    assert start["first"] == 0, "what is kept was not measured"
 
 
 def test_without_the_scope_a_text_says_what_is_kept(server):
@@ -158,12 +171,12 @@ def test_sweep_tries_every_setting_and_hands_on_the_one_it_recommends(server):
     run = server.run(nodes)
     assert run.succeeded, run.error
     (report,) = run.outputs["sweep"]["text"]
-    assert report.startswith("take ") and report == run.outputs["report"]["text"][0]
+    assert report.startswith("recommended: ") and report == run.outputs["report"]["text"][0]
     assert "a draft of frames 0, " in report
     for name in ("off", "2 iterations, steps 1:1", "2 iterations, steps 0:1"):
         assert any(line.startswith(f"{name}  ") for line in report.splitlines()), name
     taken = run.of(EVENT)[0]  # the model's own would be 1 iteration
-    assert taken["iterations"] == (0 if report.startswith("take off: ") else 2)
+    assert taken["iterations"] == (0 if report.startswith("recommended: off: ") else 2)
     sheet, plot = (read_image(path) for path in server.shown(run, "sweep"))
     assert np.ptp(sheet) > 100 and np.ptp(plot) > 100
     progress = [data for data in run.of("progress") if data["node"] == "sweep"]
