@@ -157,7 +157,7 @@ def draw_worst(
 ) -> np.ndarray:
     """The reference's face, then those of the `count` least similar frames, in rows; uint8 RGB, as wide as the plot.
 
-    Arguments as in score_video.
+    Arguments as in score_video. The reference is as blurred as its kept crop: as the embedder saw it.
     """
     worst = identity.order[:count]
     side = WIDTH // COLUMNS
