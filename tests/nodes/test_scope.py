@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import time
 
 import numpy as np
@@ -149,6 +150,27 @@ def test_a_draft_makes_a_few_telling_frames(server):
     frames = run.of(EVENT)[0]["frames"]
     assert frames[0] == 0 and len(frames) == 2
     assert any(text.startswith(f"a draft of frames 0, {frames[1]} of 0 to 8") for text in run.texts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "given"),
+    [
+        ({}, {"decode": "face", "scope": "face", "chunk": 8}),
+        (
+            {"iterations": 0, "stop": "adaptive", "sharpest": 1.5, "strength": "even"},
+            {"decode": "face", "scope": "face", "chunk": 8, "iterations": 0, "stop": "adaptive", "sharpest": 1.5}
+            | {"strength": [[0.0, 1.0]]},
+        ),
+    ],
+)
+def test_options_left_as_they_are_leave_the_model_its_own(server, changed, given):
+    widgets = server.get("/object_info/StableAnimatorHJBOptions")["StableAnimatorHJBOptions"]["input"]
+    inputs = {name: settings["default"] for kind in widgets.values() for name, (_, settings) in kind.items()} | changed
+    nodes = {"hjb": {"class_type": "StableAnimatorHJBOptions", "inputs": inputs}}
+    nodes["show"] = {"class_type": "PreviewAny", "inputs": {"source": ["hjb", 0]}}
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert json.loads(run.outputs["show"]["text"][0]) == given
 
 
 @pytest.mark.parametrize("options", [{"stop": "adaptive"}, {"strength": "rising"}])
