@@ -212,7 +212,7 @@ def sample(
     denoise = make_denoiser(models.unet, cond, guidance, windows, on_forward=hooks.on_forward)
     cell = cell_size(models.vae)
     shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
-    noise = init_noise(shape, config.sigma_max, generator=generator)[chosen].to(device)
+    noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
     refine = None
     if face is not None and faces.found.any() and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(

@@ -102,7 +102,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
     subjects, notes = _given(args, config, report) if args.reference else (_performers(args, settings), [])
     animator, device = load_animator(args)
     detector = load_face_detector(animator, places, args.device)
-    clips, faces, faceless = [], [], []
+    clips, faces, frames, faceless = [], [], [], []
     for number, subject in enumerate(subjects, 1):
         hooks = progress_hooks(report, f"clip {number} of {len(subjects)}: ")
         seeded = replace(settings, seed=subject.seed)
@@ -115,6 +115,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
                 )
             )  # fmt: skip
             faces.append(face)
+            frames.append(len(subject.frames))
         except FaceError as error:
             faceless.append(f"clip {number} of {len(subjects)} is left out: {error}")
     if not clips:
@@ -135,7 +136,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
         "device": device,
         "seed": args.seed,
         "clips": len(clips),
-        "frames": [len(subject.frames) for subject in subjects],
+        "frames": frames,
         "rows": [_numbers(row) for row in rows],
         "recommended": rows.index(advice.row),
         "reason": advice.reason,

@@ -313,7 +313,7 @@ def test_clips_without_a_face_are_left_out(command, monkeypatch):
     status, out, err = command("--clips", 3, *argv)
     assert status == 0, err
     result = json.loads(out)
-    assert result["clips"] == 1 and len(result["notes"]) == 2
+    assert (result["clips"], result["frames"]) == (1, [2]) and len(result["notes"]) == 2
     assert result["notes"][1] == "clip 3 of 3 is left out: sweep: none of 2 frames shows a face"
     status, out, err = command("--clips", 1, *argv)
     assert status != 0 and "hjb-sweep: no clip has a face to work on; clip 1 of 1 is left out" in err
