@@ -4,12 +4,11 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { COLOURS, addCanvas, chain, noteChange, picture, write } from "./common.js";
+import { COLOURS, addCanvas, chain, noteChange, picture, remember, remembered, write } from "./common.js";
 
 const NODE = "StableAnimatorAlignPoses";
 const NAME = "alignment";
-const KEPT = "stableanimator_alignment"; // of node.properties: a small view for after a reload
-const KEPT_FRAMES = 16;
+const KEPT_FRAMES = 16; // for after a reload
 const HEIGHT = 470;
 const WIDTH = 420; // of a new node
 const NUDGES = ["nudge_x", "nudge_y", "nudge_scale", "nudge_rotate"];
@@ -107,7 +106,7 @@ class AlignmentView {
     this.node = node;
     this.view = null;
     this.index = 0; // among the frames that are shown
-    this.drag = null; // what the pointer holds: { move(point), done() }
+    this.drag = null; // what a move of the pointer to a point does while something is held
     this.player = 0;
     const { canvas, redraw } = addCanvas(node, NAME, HEIGHT, (...given) => this.paint(...given));
     this.canvas = canvas;
@@ -171,7 +170,7 @@ class AlignmentView {
     return this.widget("method")?.value !== method || this.nudge.some((value, i) => Math.abs(value - nudge[i]) > 1e-6);
   }
 
-  /** Show what the server sent, and keep a part of it in the workflow. */
+  /** Show what the server sent, and remember a part of it. */
   show(view) {
     const worst = Math.max(0, view.frames.length - 1);
     this.view = view;
@@ -180,20 +179,19 @@ class AlignmentView {
     const picked = Array.from({ length: count }, (_, i) => Math.round((i * worst) / Math.max(1, count - 1)));
     const pick = (rows) => picked.map((i) => rows[i]);
     const chosen = view.methods[view.method];
-    this.node.properties[KEPT] = {
+    remember(this.node, NAME, {
       ...view,
       frames: pick(view.frames),
       driver: pick(view.driver),
       methods: { [view.method]: { ...chosen, joints: pick(chosen.joints) } },
       picture: null, // the server forgets it when it stops
-    };
-    noteChange();
+    });
     this.redraw();
   }
 
-  /** Show what a saved workflow holds. */
+  /** Show what is remembered of the last run. */
   restore() {
-    this.view ??= this.node.properties[KEPT] ?? null;
+    this.view ??= remembered(this.node, NAME);
     this.redraw();
   }
 
@@ -484,6 +482,7 @@ class AlignmentView {
     if (this.player) this.pause();
     else {
       this.player = setInterval(() => {
+        if (!this.canvas.clientWidth) this.pause(); // out of sight: its graph was left or closed
         this.index = (this.index + 1) % this.view.frames.length;
         this.redraw();
       }, PLAY_MS);

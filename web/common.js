@@ -17,12 +17,15 @@ export const COLOURS = {
 /** A context's font of `size` px. */
 export const font = (size, weight = "") => `${weight} ${size}px Inter, Arial, sans-serif`.trim();
 
+/** The whole graph in front, also while the page shows one of its subgraphs. */
+export const root = () => app.rootGraph ?? app.graph;
+
 /**
  * The node that the server calls `id`: "5", or "1:2:5" for node 5 in subgraph node 2 in subgraph node 1.
  * Undefined where this page has no such node.
  */
 export function nodeOf(id) {
-  let graph = app.rootGraph ?? app.graph;
+  let graph = root();
   let node;
   for (const part of String(id).split(":")) {
     node = graph?.getNodeById(part);
@@ -41,18 +44,45 @@ export function chain(node, name, action) {
   };
 }
 
-/** Listen to an event of the server for as long as the node exists; `heard` gets its data. */
-export function listen(node, event, heard) {
-  const listener = ({ detail }) => heard(detail);
-  api.addEventListener(event, listener);
-  chain(node, "onRemoved", () => api.removeEventListener(event, listener));
-}
-
-/** Let the page notice that a node's properties changed, so that undo, a reload and its drafts know them. */
+/** Let the page notice what a hand changed without a widget of the page's own, so that it can be undone. */
 export function noteChange() {
   app.canvas?.emitBeforeChange();
   app.canvas?.emitAfterChange();
 }
+
+const MEMORY = "stableanimator.views"; // of sessionStorage: [[name, value], ...], the latest last
+const VIEWS = 24; // that are remembered
+
+const memory = () => JSON.parse(sessionStorage.getItem(MEMORY) ?? "[]");
+const nameOf = (node, view) => [node.graph?.rootGraph.id, node.graph?.id, node.id, view].join("/");
+
+/**
+ * Remember what a run gave a node's view until the page's tab is closed, over reloads and undo.
+ *
+ * It is no part of the workflow: a run is nothing to undo or to save, and no file gets anybody's face.
+ */
+export function remember(node, view, value) {
+  const name = nameOf(node, view);
+  const kept = [...memory().filter(([each]) => each !== name), [name, value]].slice(-VIEWS);
+  try {
+    sessionStorage.setItem(MEMORY, JSON.stringify(kept));
+  } catch {
+    sessionStorage.removeItem(MEMORY); // full, and the page needs it more
+  }
+}
+
+/** What is remembered for a node's view; null if nothing is. */
+export function remembered(node, view) {
+  const name = nameOf(node, view);
+  return memory().find(([each]) => each === name)?.[1] ?? null;
+}
+
+const redraws = new WeakMap(); // of canvases
+
+// Zooming the page changes its pixel ratio. A canvas out of sight is drawn again when it comes back.
+window.addEventListener("resize", () => {
+  for (const canvas of document.querySelectorAll("canvas")) redraws.get(canvas)?.();
+});
 
 /**
  * A canvas below a node's widgets, which is never saved: `paint(context, width, height)` draws it in CSS pixels.
@@ -61,16 +91,16 @@ export function noteChange() {
  * graph, as everywhere on it. Returns { canvas, widget, redraw }; redraw() paints at the next frame.
  */
 export function addCanvas(node, name, height, paint) {
-  const root = document.createElement("div");
+  const box = document.createElement("div");
   const canvas = document.createElement("canvas");
-  root.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height}px; overflow: hidden;`;
+  box.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height}px; overflow: hidden;`;
   canvas.style.cssText = "position: absolute; inset: 0; width: 100%; height: 100%; border-radius: 6px;";
-  root.append(canvas);
+  box.append(canvas);
 
   let frame = 0;
   const draw = () => {
     frame = 0;
-    const [width, tall] = [root.clientWidth, root.clientHeight];
+    const [width, tall] = [box.clientWidth, box.clientHeight];
     if (!width || !tall) return;
     const ratio = Math.max(2, window.devicePixelRatio);
     canvas.width = Math.round(width * ratio);
@@ -83,31 +113,27 @@ export function addCanvas(node, name, height, paint) {
     frame ||= requestAnimationFrame(draw);
   };
 
-  const widget = node.addDOMWidget(name, "stableanimator.canvas", root, {
+  const widget = node.addDOMWidget(name, "stableanimator.canvas", box, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => (widget.hidden ? 0 : height),
   });
   widget.serialize = false;
 
-  root.addEventListener("wheel", (event) => {
+  box.addEventListener("wheel", (event) => {
     event.preventDefault();
     app.canvas.processMouseWheel(event);
   });
   const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
   for (const [kind, action] of Object.entries(middle)) {
-    root.addEventListener(kind, (event) => {
+    box.addEventListener(kind, (event) => {
       if (event.button === 1 || event.buttons & 4) app.canvas[action](event);
     });
   }
-  const observer = new ResizeObserver(redraw);
-  observer.observe(root);
-  window.addEventListener("resize", redraw); // the page's own zoom changes the pixel ratio
-  chain(node, "onRemoved", () => {
-    observer.disconnect();
-    window.removeEventListener("resize", redraw);
-    cancelAnimationFrame(frame);
-  });
+  redraws.set(canvas, redraw);
+  const observer = new ResizeObserver(redraw); // goes when the canvas goes
+  observer.observe(box);
+  chain(node, "onRemoved", () => observer.disconnect());
   return { canvas, widget, redraw };
 }
 
@@ -134,9 +160,12 @@ export function heat(value) {
 
 const pictures = new Map();
 
+/** Whether a URL is one of ours: it holds a picture itself, or this server has it. Nothing else is ever asked for. */
+const ours = (url) => url.startsWith("data:image/jpeg;base64,") || url.startsWith(api.apiURL("/view?"));
+
 /** The picture of a URL: undefined until it is here, then `arrived` is called. The latest 64 are kept. */
 export function picture(url, arrived) {
-  if (!url) return undefined;
+  if (!url || !ours(url)) return undefined;
   let image = pictures.get(url);
   if (!image) {
     image = new Image();

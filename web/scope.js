@@ -1,15 +1,15 @@
 // The identity scope: how much every frame's face looks like the reference's, step by step, below Sample's widgets.
 //
 // The server tells it in events (nodes/desk.py): one "start", a "likeness" per measurement, one "end". They come live
-// and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is kept
-// in node.properties and so in the workflow: similarities in thousandths, at most 64 frames.
+// and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is
+// remembered until the page's tab is closed (similarities in thousandths, at most 64 frames); no file gets it.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { COLOURS, addCanvas, chain, heat, listen, noteChange, nodeOf, picture, write } from "./common.js";
+import { COLOURS, addCanvas, chain, heat, nodeOf, picture, remember, remembered, root, write } from "./common.js";
 
 const NODE = "StableAnimatorSample";
 const EVENT = "stableanimator.identity";
-const KEPT = "stableanimator_scope"; // of node.properties
 const HEIGHT = 304;
 const FACE = 52; // px, a face in the header
 const WIDTH = 400; // of a new node
@@ -21,7 +21,6 @@ const HINT =
 const thousandths = (values) => values.map((value) => (value === null ? null : Math.round(1000 * value)));
 const said = (value) => (value / 1000).toFixed(2);
 const known = (values) => (values ?? []).filter((value) => value !== null);
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** What is known after one more event. A "start" forgets all before it. */
 export function hear(history, event) {
@@ -262,10 +261,27 @@ function paint(context, width, height, history, pointer, redraw) {
   write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
 }
 
+const scopes = new WeakMap(); // node -> { hear(event), stop() }
+let live; // the scope that heard the latest event
+let foreign = false; // whether what runs is not the workflow in front; its nodes may have the same ids
+
+api.addEventListener("execution_start", () => {
+  foreign = false;
+});
+api.addEventListener(EVENT, ({ detail: event }) => {
+  foreign = event.workflow !== root().id;
+  if (foreign) return;
+  live = scopes.get(nodeOf(event.node));
+  live?.hear(event);
+});
+for (const ending of ["execution_interrupted", "execution_error"]) {
+  api.addEventListener(ending, ({ detail }) => live?.stop(detail.prompt_id));
+}
+
 function addScope(node) {
-  const state = { pointer: null };
+  const state = { history: null, pointer: null };
   const { canvas, widget, redraw } = addCanvas(node, NAME, HEIGHT, (context, width, height) =>
-    paint(context, width, height, node.properties[KEPT], state.pointer, redraw),
+    paint(context, width, height, state.history, state.pointer, redraw),
   );
   canvas.title = HINT;
   canvas.addEventListener("pointermove", (event) => {
@@ -278,40 +294,46 @@ function addScope(node) {
   });
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
 
-  const keep = (history) => {
-    node.properties[KEPT] = history;
+  const draw = (history) => {
+    state.history = history;
     redraw();
   };
-  listen(node, EVENT, (event) => {
-    if (nodeOf(event.node) !== node) return;
-    const history = node.properties[KEPT];
-    if (event.kind === "start") keep((event.kept ?? []).reduce(hear, hear(null, event)));
-    else if (history?.prompt_id === event.prompt_id) keep(hear(history, event));
+  const finish = (history) => {
+    remember(node, NAME, history);
+    draw(history);
+  };
+  scopes.set(node, {
+    hear(event) {
+      if (event.kind === "start") draw((event.kept ?? []).reduce(hear, hear(null, event)));
+      else if (state.history?.prompt_id === event.prompt_id) {
+        (event.kind === "end" ? finish : draw)(hear(state.history, event));
+      }
+    },
+    stop(prompt) {
+      const { history } = state;
+      if (history?.state === "running" && history.prompt_id === prompt) finish({ ...history, state: "stopped" });
+    },
   });
-  for (const ending of ["execution_interrupted", "execution_error"]) {
-    listen(node, ending, () => {
-      const history = node.properties[KEPT];
-      if (history?.state === "running") keep({ ...history, state: "stopped" });
-    });
-  }
   chain(node, "onExecuted", (output) => {
-    if (!output?.identity?.length) return;
-    keep(output.identity.reduce(hear, null));
-    noteChange();
+    if (output?.identity?.length && !foreign) finish(output.identity.reduce(hear, null));
   });
-  chain(node, "onConfigure", redraw);
+  chain(node, "onConfigure", () => draw(remembered(node, NAME)));
 
-  const shown = node.widgets.find(({ name }) => name === "identity_scope");
+  const switched = node.widgets.find(({ name }) => name === "identity_scope");
   const show = () => {
-    const wanted = shown?.value ?? true;
-    if (widget.hidden === !wanted) return;
-    widget.hidden = canvas.parentElement.hidden = !wanted; // the latter for Vue nodes
-    node.setSize([node.size[0], node.computeSize()[1]]);
+    const hidden = switched?.value === false;
+    if (Boolean(widget.hidden) === hidden) return false;
+    widget.hidden = canvas.parentElement.hidden = hidden; // the latter for Vue nodes
     node.setDirtyCanvas(true, true);
     redraw();
+    return true;
   };
-  if (shown) chain(shown, "callback", show);
-  chain(node, "onConfigure", show);
+  if (switched) {
+    chain(switched, "callback", () => {
+      if (show()) node.setSize([node.size[0], node.computeSize()[1]]);
+    });
+  }
+  chain(node, "onConfigure", show); // the workflow says how large the node is
 }
 
 app.registerExtension({

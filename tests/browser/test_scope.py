@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from desk import Desk
 
 EVENT = "stableanimator.identity"
 SAMPLE = "StableAnimatorSample"
-KEPT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').properties.stableanimator_scope"
+KEPT = """async () => {
+    const { remembered } = await import("/extensions/StableAnimator/common.js");
+    return remembered(app.graph.nodes.find((node) => node.type === "StableAnimatorSample"), "identity");
+}"""
+HEIGHT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
+UNDO_STEPS = """() => {
+    const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+    changeTracker.checkState();
+    return changeTracker.undoQueue.length;
+}"""
+# Queues what is on the page as if it were another workflow, with another seed.
+QUEUE_FOREIGN = """async () => {
+    const prompt = await app.graphToPrompt();
+    prompt.workflow.id = "another";
+    prompt.output["5"].inputs.seed += 1;
+    await app.api.queuePrompt(0, prompt);
+}"""
+# Which events of the server are listened to once more when a graph is loaded.
+LISTENED = """async (graph) => {
+    const [heard, own] = [[], app.api.addEventListener];
+    app.api.addEventListener = (kind, ...rest) => {
+        heard.push(kind);
+        return own.call(app.api, kind, ...rest);
+    };
+    await app.loadGraphData(graph);
+    delete app.api.addEventListener;
+    return heard;
+}"""
 PAGES_OWN = "Attempted to cleanup event listeners"  # it says so whenever somebody enters a subgraph
 STEPS = 5
 PLACES = [(0, 20), (0, 200), (0, 400), (340, 20), (680, 20)]
@@ -95,6 +124,7 @@ def test_it_draws_what_the_server_tells(desk):
     assert [len(row.get("after", [])) for row in kept["rows"].values()] == [0, 0, 3, 3, 0]
     assert kept["face"].startswith("data:image/jpeg") and kept["worst"]["face"].startswith("data:image/jpeg")
     assert 0.1 < heat(desk) < 0.6
+    assert "data:" not in json.dumps(desk.saved()), "no face gets into a file"
     values = next(node for node in desk.saved()["nodes"] if node["type"] == SAMPLE)["widgets_values"]
     assert [value for value in values if value is not None] == [501, "fixed", STEPS, 1, 1, 0, 0, 0, 0, 0, True]
 
@@ -142,11 +172,61 @@ def test_it_works_inside_a_subgraph(desk):
 
 
 def test_the_switch_hides_it(sampled):
-    height = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
-    tall = sampled.js(height)
+    tall = sampled.js(HEIGHT)
     sampled.set(SAMPLE, "identity_scope", False)
     sampled.page.wait_for_timeout(300)
-    assert sampled.js(height) < tall - 250
+    assert sampled.js(HEIGHT) < tall - 250
     assert not sampled.page.locator(".dom-widget canvas").is_visible()
     sampled.set(SAMPLE, "identity_scope", True)
     assert heat(sampled) > 0.1
+
+
+@pytest.mark.parametrize("scope", [True, False])
+def test_a_saved_height_is_kept(desk, scope):
+    tall = graph()
+    tall["nodes"][4] |= {"size": [420, 900], "widgets_values": [*tall["nodes"][4]["widgets_values"], 0, scope]}
+    desk.load(tall)
+    desk.page.wait_for_timeout(300)
+    assert desk.js(HEIGHT) == 900
+
+
+def test_a_run_is_nothing_to_undo_and_undo_does_not_wipe_the_scope(sampled):
+    sampled.set(SAMPLE, "seed", 503)
+    sampled.run()  # ComfyUI's own previews make the node grow once, which can be undone
+    sampled.set(SAMPLE, "seed", 504)
+    steps, kept = sampled.js(UNDO_STEPS), sampled.js(KEPT)
+    assert steps > 0
+    sampled.run()
+    assert sampled.js(UNDO_STEPS) == steps and sampled.js(KEPT) != kept
+    sampled.command("Comfy.Undo")
+    sampled.page.wait_for_timeout(300)
+    assert sampled.saved()["nodes"][4]["widgets_values"][0] == 503
+    assert heat(sampled) > 0.1
+
+
+def test_another_workflow_with_nodes_of_the_same_id_is_not_drawn(sampled):
+    kept, before = sampled.js(KEPT), len(sampled.events)
+    sampled.js(QUEUE_FOREIGN)
+    while ("executing", None) not in [(kind, data.get("node")) for kind, data in sampled.events[before:]]:
+        sampled.page.wait_for_timeout(100)
+    told = [data for kind, data in sampled.events[before:] if kind == EVENT]
+    assert {event["node"] for event in told} == {"5"} and {event["workflow"] for event in told} == {"another"}
+    assert sampled.js(KEPT) == kept
+
+
+def test_nodes_leave_no_listeners_behind(desk):
+    assert desk.js(LISTENED, graph()) == []
+
+
+def test_only_pictures_that_are_ours_are_asked_for(desk):
+    asked = []
+    desk.page.on("request", lambda request: asked.append(request.url))
+    desk.js(
+        """async (urls) => {
+            const { picture } = await import("/extensions/StableAnimator/common.js");
+            for (const url of urls) picture(url, () => {});
+        }""",
+        ["https://elsewhere.invalid/a.jpg", "/extensions/a.jpg", "data:image/svg+xml,a.jpg"],
+    )
+    desk.page.wait_for_timeout(300)
+    assert not any(url.endswith("a.jpg") for url in asked)
