@@ -127,6 +127,11 @@ def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) 
     )
 
 
+def config_of(recipe: MiniRecipe) -> ModelConfig:
+    """What the recipe makes. Raises InputError as mini_config does."""
+    return replace(mini_config(recipe.size), id_adapter=recipe.adapter)
+
+
 def train_mini(
     out: Path, recipe: MiniRecipe, *, stages: Sequence[str] = STAGES, mocap: Path | None = None,
     data: Path | None = None, start_from: Path | None = None, resume: bool = False,
@@ -144,7 +149,7 @@ def train_mini(
         raise InputError(f"{out}: is a file; give a folder for the model")
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"stage '{unknown[0]}' is unknown; choose from {', '.join(STAGES)}")
-    config = replace(mini_config(recipe.size), id_adapter=recipe.adapter)
+    config = config_of(recipe)
     left = out / "checkpoints"
     check_fresh([left / CHECKPOINTS[stage] for stage in stages], resume=resume)
     if mocap is not None:

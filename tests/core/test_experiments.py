@@ -274,7 +274,7 @@ def test_variants_are_trained_by_name():
     assert train.ADAPTERS == get_args(Adding)
     for way in train.ADAPTERS:
         parsed = cli.build_parser().parse_args(["train", "mini", "--out", "x", "--quick", "--adapter", way])
-        models = mini._start(train._recipe(parsed), None)
+        models = build_models(mini.config_of(train._recipe(parsed)))
         assert {block.normalize for block in models.unet.id_adapters()} == {way} == {models.config.id_adapter}
 
 
