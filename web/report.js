@@ -16,7 +16,7 @@ const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y:
 const TABLE = "font-family: monospace; font-size: 11px; white-space: pre; overflow-x: auto;"; // of lines in columns
 
 /** How a report's line is shown, by how it begins: its colour and the part of it that is set apart. */
-function looks(line, number, kind) {
+export function looks(line, number, kind) {
   if (line.startsWith("PROBLEM:")) return { colour: COLOURS.bad, head: "PROBLEM:" };
   if (line.startsWith("note:")) return { colour: COLOURS.plain, head: "note:" };
   if (line.startsWith("    fix:")) return { colour: COLOURS.faint, head: "", indent: 14 };

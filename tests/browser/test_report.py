@@ -44,3 +44,14 @@ def test_a_report_is_shown_in_lines_and_again_after_a_reload(desk):
     desk.open()
     desk.page.wait_for_selector(REPORT)
     assert [line.strip() for line in shown(desk) if line.strip()] == lines
+
+
+def test_only_a_verdict_is_green_or_red(desk):
+    colours = desk.js("""async () => {
+        const { looks } = await import("/extensions/StableAnimator/report.js");
+        const { COLOURS } = await import("/extensions/StableAnimator/common.js");
+        const names = Object.fromEntries(Object.entries(COLOURS).map(([name, value]) => [value, name]));
+        const firsts = [["ready", "Preflight"], ["not ready: 1", "Preflight"], ["recommended: off", "HJBSweep"]];
+        return firsts.map(([line, kind]) => names[looks(line, 0, `StableAnimator${kind}`).colour]);
+    }""")
+    assert colours == ["good", "bad", "ink"]

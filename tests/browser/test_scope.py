@@ -181,13 +181,13 @@ def test_the_switch_hides_it(sampled):
     assert heat(sampled) > 0.1
 
 
-@pytest.mark.parametrize("scope", [True, False])
-def test_a_saved_height_is_kept(desk, scope):
-    tall = graph()
-    tall["nodes"][4] |= {"size": [420, 900], "widgets_values": [*tall["nodes"][4]["widgets_values"], 0, scope]}
-    desk.load(tall)
-    desk.page.wait_for_timeout(300)
-    assert desk.js(HEIGHT) == 900
+def test_a_saved_height_is_kept(desk):
+    for scope in (True, False):
+        tall = graph()
+        tall["nodes"][4] |= {"size": [420, 900], "widgets_values": [*tall["nodes"][4]["widgets_values"], 0, scope]}
+        desk.load(tall)
+        desk.page.wait_for_timeout(300)
+        assert desk.js(HEIGHT) == 900
 
 
 def test_a_run_is_nothing_to_undo_and_undo_does_not_wipe_the_scope(sampled):
