@@ -211,9 +211,7 @@ def test_it_works_inside_a_subgraph(desk):
     assert len(drawn(desk, RESULT)) > 300
     desk.js(PLAYERS)
     desk.page.mouse.click(*at(desk, 0.045, 152))
-    desk.page.wait_for_timeout(200)
-    assert desk.js("() => players.size") == 1
+    desk.page.wait_for_function("() => players.size === 1")
     desk.js("() => app.canvas.setGraph(app.graph)")
-    desk.page.wait_for_timeout(400)
-    assert desk.js("() => players.size") == 0, "it stops when it is left"
+    desk.page.wait_for_function("() => players.size === 0")  # it stops when it is left
     desk.problems[:] = [problem for problem in desk.problems if PAGES_OWN not in problem]
