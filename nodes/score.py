@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..stableanimator_core.errors import FaceError
 from ..stableanimator_core.evaluation.identity import (
     describe_identity,
     draw_identity,
@@ -21,6 +23,9 @@ from .face import face_detector
 from .patchers import AnimatorModel
 from .progress import frame_progress
 from .wire import CATEGORY, Face, Model, PoseKeypoint
+
+UNCONNECTED = object()  # of `face`; None comes from an Encode Face that found no usable face
+NO_FACE = "Encode Face found no usable face in its picture, and says why"
 
 
 class StableAnimatorIdentityScore(io.ComfyNode):
@@ -81,19 +86,30 @@ class StableAnimatorIdentityScore(io.ComfyNode):
     @one_line_errors
     def execute(
         cls, model: AnimatorModel, frames: Tensor, reference: Tensor, worst_frames: int,
-        poses: list[dict] | None = None, reference_pose: list[dict] | None = None, face: ReferenceFace | None = None,
+        poses: list[dict] | None = None, reference_pose: list[dict] | None = None,
+        face: ReferenceFace | None = UNCONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
+        if face is None:
+            return _unscored(NO_FACE)
         video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
         motion = None if poses is None else to_poses(poses, "poses")
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model)
-        known = find_face(models, picture, pose, detector=detector) if face is None else face
+        known = find_face(models, picture, pose, detector=detector) if face is UNCONNECTED else face
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)
-        identity = score_video(models, video, faces, known, on_frames=done)
+        try:
+            identity = score_video(models, video, faces, known, on_frames=done)
+        except FaceError as error:
+            return _unscored(str(error))
         report = describe_identity(identity)
         plot = draw_identity(identity, marked=worst_frames)
         sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
         pictures = (pixels_to_image(made[None]) for made in (plot, sheet))
         return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
+
+
+def _unscored(why: str) -> io.NodeOutput:
+    """Nothing to score is no fault of the workflow: it goes on, without the nodes that wait for the score."""
+    return io.NodeOutput(*[ExecutionBlocker(None)] * 4, ui={"text": (f"not scored: {why}",)})

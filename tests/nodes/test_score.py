@@ -62,11 +62,30 @@ def test_a_connected_face_counts_whatever_the_reference_shows(server):
 
 
 @pytest.mark.parametrize(
+    ("given", "reference_face", "why"),
+    [
+        ({"poses": literal(standing(2, face=False))}, True, "frames: none of 2 frames shows a face, so there is"),
+        ({"face": ["face", 0]}, False, "Encode Face found no usable face in its picture, and says why"),
+    ],
+)
+def test_nothing_to_score_stops_only_what_waits_for_the_score(server, given, reference_face, why):
+    nodes = prompt(**given)
+    pose = literal(standing(1, face=reference_face))
+    nodes["face"] = {
+        "class_type": "StableAnimatorEncodeFace",
+        "inputs": {"model": ["load", 0], "reference": ["image", 0], "reference_pose": pose},
+    }
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    (score,) = [output["text"][0] for output in run.outputs.values() if "text" in output]
+    assert score.startswith(f"not scored: {why}")
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"poses": None}, "frames: model 'mini' finds faces through poses; give the poses of the frames"),
         ({"poses": literal(standing(3))}, "poses: 3 frames, the video has 2; give the poses of this video"),
-        ({"poses": literal(standing(2, face=False))}, "frames: none of 2 frames shows a face, so there is nothing"),
         ({"reference_pose": None}, "reference: model 'mini' finds the face through its pose; give the picture's pose"),
         ({"reference_pose": literal(standing(1, face=False))}, "reference: no face in its keypoints"),
     ],
