@@ -38,7 +38,7 @@ class StableAnimatorLoadModel(io.ComfyNode):
                     "model",
                     options=models,
                     default=models[0],
-                    tooltip="'mini' is built in: cartoon performers at 160x160. 'v1' is the published StableAnimator, "
+                    tooltip="'mini' is built in: cartoon performers at 192x192. 'v1' is the published StableAnimator, "
                     f"for people in photographs: {_published_state()}. Folders with a config.json under "
                     "models/stableanimator (extra_model_paths.yaml too) come after them; press R to look again.",
                 ),

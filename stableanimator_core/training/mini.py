@@ -46,7 +46,7 @@ class MiniRecipe:
     identities: int = 8_000  # of the embedder; the judge gets as many others
     views: int = 12
     frames: int = 16
-    size: int = 160
+    size: int = 192
     lost: float = 0.3  # share of the clips whose poses lack joints
     workers: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) - 1))
     embedder: Budget = Budget(3_000)
@@ -59,7 +59,7 @@ class MiniRecipe:
     seed: int = 1
 
 
-def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) -> ModelConfig:
+def mini_config(size: int = 192, *, channels: tuple[int, ...] = (96, 128, 192)) -> ModelConfig:
     """What the built-in model is. Raises InputError for a size that is no multiple of its blocks' 32 px."""
     if size % 32:
         raise InputError(f"size {size}: the model needs a multiple of 32; take {round(size / 32) * 32}")
@@ -79,9 +79,9 @@ def mini_config(size: int = 160, *, channels: tuple[int, ...] = (96, 128, 192)) 
         noise_augmentation=0.02,
         sigma_min=0.02,
         sigma_max=40.0,
-        steps=15,
+        steps=10,
         guidance=(1.5, 1.5),
-        hjb={"iterations": 3, "first_step": 8, "last_step": 12, "lr": 0.1, "margin": 1},
+        hjb={"iterations": 3, "first_step": 5, "last_step": 7, "lr": 0.1, "margin": 1},
         parts={
             "unet": {
                 "sample_size": size // 8,

@@ -81,7 +81,7 @@ def test_what_ships_is_complete(run, tmp_path):
     assert json.loads(run("doctor", "--json"))["models"]["mini"]["ok"]
     argv = ["demo", "--device", "cpu", "--out", tmp_path / "demo", "--frames", 2, "--steps", 3]
     result = json.loads(run(*argv, "--json"))
-    assert (result["model"], result["frames"], result["size"]) == ("mini", 2, [160, 160])
+    assert (result["model"], result["frames"], result["size"]) == ("mini", 2, [192, 192])
     assert min(result["csim"]) > 0.2, "the built-in model does not keep the demo's face"
 
 
