@@ -108,7 +108,7 @@ class IdentityScope:
             "refined": [refined[0], refined[-1]] if refined else None,
             "iterations": hjb.iterations,
             "frames": [self._frames[column[0]] for column in self._columns],
-            "text": plan.text(),
+            "seconds": None if plan.seconds is None else max(round(plan.seconds), 1),
             "face": None if face is None or face.crop is None else picture_url(face.crop),
         }
         self._tell(self._start | {"kept": _with_last_face(memory.told)})
@@ -139,15 +139,7 @@ class IdentityScope:
 
     def end(self) -> list[dict]:
         """Tell that the run is over; all events, for the node's output."""
-        first, steps = self._plan.first, self._plan.steps
-        text = f"steps {first} to {steps - 1} ran in {time.monotonic() - self._started:.0f} s"
-        if first == steps:
-            text = f"all {steps} steps were kept, nothing was run"
-        elif first:
-            text += f", steps 0 to {first - 1} were kept"
-        if self._start["face"] is None:
-            text += "; without a face there is no identity to follow"
-        end = {"kind": "end", "text": text}
+        end = {"kind": "end", "seconds": round(time.monotonic() - self._started)}
         self._tell(end)
         return [self._start, *_with_last_face(self._memory.told), end]
 

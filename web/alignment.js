@@ -5,6 +5,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { COLOURS, addCanvas, chain, noteChange, picture, remember, remembered, write } from "./common.js";
+import { say } from "./texts.js";
 
 const NODE = "StableAnimatorAlignPoses";
 const NAME = "alignment";
@@ -17,8 +18,6 @@ const STEPS = [0.1, 0.1, 0.001, 0.5]; // what a hand's values are rounded to
 const GRIP = 9; // px around a handle that take hold of it
 const PLAY_MS = 90; // a frame
 const [HEAD, CURVE, METHODS, FOOT] = [26, 62, 96, 24]; // px, heights of all but the stage
-const HINT = "Drag to move; corners scale, the knob turns. Then the wheel scales, Shift + wheel turns, arrows move.";
-const HONEST = "Distance of the joints from the reference's, in % of its body. It holds their different postures, too.";
 
 /** Joints x0, y0, x1 ... (null: not seen) after a nudge: p' = pivot + scale · rotation · (p - pivot) + (x, y). */
 export function nudged(joints, [x, y, scale, rotate], [px, py], unit) {
@@ -202,8 +201,8 @@ class AlignmentView {
     if (!this.view) {
       const middle = { colour: COLOURS.faint, size: 12, align: "center", room: width - 20 };
       const title = { ...middle, colour: COLOURS.ink, size: 13, weight: 600 };
-      write(context, "Alignment view", width / 2, height / 2 - 8, title);
-      write(context, "run once to see, compare and nudge the bodies", width / 2, height / 2 + 12, middle);
+      write(context, say("alignmentTitle"), width / 2, height / 2 - 8, title);
+      write(context, say("alignmentEmpty"), width / 2, height / 2 + 12, middle);
       return;
     }
     this.place = fit([0, 0, this.view.width, this.view.height], this.area.stage, 8);
@@ -217,8 +216,10 @@ class AlignmentView {
   paintHead(context, width) {
     const { view, index } = this;
     let x = 10;
-    for (const name of ["reference", "driver", "result"]) {
-      context.fillStyle = rgb(view.colours[name]);
+    const { reference, driver, result } = view.colours;
+    const legend = [[say("reference"), reference], [say("driver"), driver], [say("result"), result]];
+    for (const [name, colour] of legend) {
+      context.fillStyle = rgb(colour);
       context.beginPath();
       context.arc(x + 3, 13, 4, 0, 2 * Math.PI);
       context.fill();
@@ -226,9 +227,9 @@ class AlignmentView {
       x += context.measureText(name).width + 24;
     }
     const off = distance(this.joints(index), view.reference);
-    const told = off === null ? "nothing to compare" : `${percent(off, view)} off`;
-    const frame = width < 340 ? "" : `frame ${view.frames[index]}: `; // the legend needs the room
-    write(context, `${frame}${told}`, width - 10, 17, { weight: 600, align: "right" });
+    let told = off === null ? say("nothingToCompare") : say("distanceIs", { percent: percent(off, view) });
+    if (width >= 340) told = say("inFrame", { frame: view.frames[index], text: told }); // else too narrow
+    write(context, told, width - 10, 17, { weight: 600, align: "right" });
   }
 
   paintStage(context) {
@@ -334,7 +335,7 @@ class AlignmentView {
     context.arc(cursor, y + height, 5, 0, 2 * Math.PI);
     context.fill();
     const small = { colour: COLOURS.faint, size: 9 };
-    write(context, `frame ${view.frames[0]}`, x, y + height + 13, small);
+    write(context, say("frameNumber", { frame: view.frames[0] }), x, y + height + 13, small);
     write(context, String(view.frames.at(-1)), x + width, y + height + 13, { ...small, align: "right" });
     if (known.length) {
       write(context, percent(Math.max(...known), view), x + width + 5, at(0, Math.max(...known))[1] + 3, small);
@@ -392,7 +393,7 @@ class AlignmentView {
       const centre = { align: "center", room: cell.width - 4 };
       const [middle, below] = [cell.x + cell.width / 2, cell.y + cell.height - 17];
       write(context, name, middle, below, { ...centre, size: 10, weight: chosen ? 600 : undefined });
-      const told = error ? "not possible" : joints && residual !== null ? percent(residual, view) : "run to see";
+      const told = error ? say("notPossible") : joints && residual !== null ? percent(residual, view) : say("runToSee");
       write(context, told, middle, below + 12, { ...centre, size: 9, colour: error ? COLOURS.bad : COLOURS.faint });
     }
   }
@@ -402,9 +403,9 @@ class AlignmentView {
     const [right, down, scale, turned] = this.nudge;
     const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value)}`;
     const moved = this.nudge.some((value, i) => value !== NEUTRAL[i]);
-    const nudge = `nudged ${signed(right)} %, ${signed(down)} %, ×${scale}, ${signed(turned)}°`;
-    const told = moved ? nudge : "drag the result to nudge it";
-    const text = this.pending ? `${told} · run to apply` : told;
+    const nudge = { right: signed(right), down: signed(down), scale, turned: signed(turned) };
+    const told = moved ? say("nudged", nudge) : say("dragToNudge");
+    const text = this.pending ? say("runToApply", { text: told }) : told;
     write(context, text, x, y, { room: width, colour: this.pending ? COLOURS.plain : COLOURS.faint });
     if (!moved) return;
     const button = this.area.reset;
@@ -412,7 +413,7 @@ class AlignmentView {
     context.beginPath();
     context.roundRect(button.x, button.y, button.width, button.height, 4);
     context.fill();
-    write(context, "reset", button.x + button.width / 2, y, { align: "center" });
+    write(context, say("reset"), button.x + button.width / 2, y, { align: "center" });
   }
 
   /** What lies under a point: a handle or part of the view, and what it says. */
@@ -420,19 +421,21 @@ class AlignmentView {
     const { area, view } = this;
     if (!view) return {};
     const cell = this.cells().find(([, each]) => inside(each, point));
-    if (cell) return { part: "method", name: cell[0], cursor: "pointer", hint: view.methods[cell[0]]?.error ?? HONEST };
+    const honest = say("distanceHint");
+    if (cell) return { part: "method", name: cell[0], cursor: "pointer", hint: view.methods[cell[0]]?.error ?? honest };
     if (inside({ ...area.curve, y: area.curve.y - 6, height: area.curve.height + 18 }, point)) {
-      return { part: "curve", cursor: "ew-resize", hint: HONEST };
+      return { part: "curve", cursor: "ew-resize", hint: honest };
     }
-    if (inside(area.play, point)) return { part: "play", cursor: "pointer", hint: "Play" };
-    if (inside(area.reset, point)) return { part: "reset", cursor: "pointer", hint: "Back to where the method put it" };
+    if (inside(area.play, point)) return { part: "play", cursor: "pointer", hint: say("play") };
+    if (inside(area.reset, point)) return { part: "reset", cursor: "pointer", hint: say("resetHint") };
     if (!inside(area.stage, point)) return {};
     const handles = this.handles();
     if (!handles) return {};
-    if (near(handles.knob, point)) return { part: "turn", handles, cursor: "grab", hint: HINT };
+    const hint = say("dragHint");
+    if (near(handles.knob, point)) return { part: "turn", handles, cursor: "grab", hint };
     const corner = handles.corners.findIndex((each) => near(each, point));
-    if (corner >= 0) return { part: "scale", handles, cursor: corner % 2 ? "nesw-resize" : "nwse-resize", hint: HINT };
-    return { part: "move", handles, cursor: "move", hint: HINT };
+    if (corner >= 0) return { part: "scale", handles, cursor: corner % 2 ? "nesw-resize" : "nwse-resize", hint };
+    return { part: "move", handles, cursor: "move", hint };
   }
 
   press(event) {

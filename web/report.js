@@ -3,13 +3,13 @@
 
 import { app } from "../../scripts/app.js";
 import { COLOURS, chain, remember, remembered } from "./common.js";
+import { say } from "./texts.js";
 
 const CHECK = "StableAnimatorPreflight"; // its first line is a verdict
 const NODES = [CHECK, "StableAnimatorIdentityScore", "StableAnimatorHJBSweep"];
 const NAME = "report";
 const WIDTH = 420; // of a new node
 const [LEAST, MOST] = [64, 360]; // px, of the text
-const EMPTY = "run once: the report comes here";
 const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y: auto; padding: 8px 10px;
   border-radius: 6px; background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif;
   user-select: text; overflow-wrap: anywhere; white-space: pre-wrap; cursor: text;`;
@@ -64,7 +64,7 @@ function addReport(node) {
   for (const kind of ["pointerdown", "pointermove"]) root.addEventListener(kind, (event) => event.stopPropagation());
 
   const show = (report) => {
-    const lines = (report ?? EMPTY).split("\n");
+    const lines = (report ?? say("reportEmpty")).split("\n");
     text.replaceChildren(...lines.map((line, number) => element(line, report ? number : 1, node.comfyClass)));
     requestAnimationFrame(() => {
       const needed = [...text.children].reduce((sum, line) => sum + line.offsetHeight + 4, 20);

@@ -7,6 +7,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { COLOURS, addCanvas, chain, heat, nodeOf, picture, remember, remembered, root, write } from "./common.js";
+import { say } from "./texts.js";
 
 const NODE = "StableAnimatorSample";
 const EVENT = "stableanimator.identity";
@@ -14,9 +15,6 @@ const HEIGHT = 304;
 const FACE = 52; // px, a face in the header
 const WIDTH = 400; // of a new node
 const NAME = "identity";
-const HINT =
-  "Cosine similarity of each frame's face to the reference's, measured by the very network that HJB optimises. " +
-  "Identity Score judges the finished video by a network of its own, where the model has one.";
 
 const thousandths = (values) => values.map((value) => (value === null ? null : Math.round(1000 * value)));
 const said = (value) => (value / 1000).toFixed(2);
@@ -25,10 +23,10 @@ const known = (values) => (values ?? []).filter((value) => value !== null);
 /** What is known after one more event. A "start" forgets all before it. */
 export function hear(history, event) {
   if (event.kind === "start") {
-    const { prompt_id = null, steps, first, refined, iterations, frames, text, face } = event;
-    return { prompt_id, steps, first, refined, iterations, frames, text, face, state: "running", rows: {} };
+    const { prompt_id = null, steps, first, refined, iterations, frames, seconds, face } = event;
+    return { prompt_id, steps, first, refined, iterations, frames, seconds, face, state: "running", rows: {} };
   }
-  if (event.kind === "end") return { ...history, state: "done", text: event.text };
+  if (event.kind === "end") return { ...history, state: "done", seconds: event.seconds };
   const row = (history.rows[event.step] ??= { refined: event.phase !== "alone", means: [] });
   row.means.push(Math.round(1000 * event.mean));
   if (event.csim) row[event.iteration ? "after" : "before"] = thousandths(event.csim);
@@ -62,7 +60,7 @@ const within = (row, index, iterations) =>
 
 function paintHeader(context, history, { width }, redraw) {
   const { worst: least } = history;
-  const faces = [[history.face, "reference"], [least?.face, least ? `frame ${least.frame}` : "worst"]];
+  const faces = [[history.face, say("reference")], [least?.face, least ? say("frameNumber", least) : say("worst")]];
   let x = 10;
   for (const [url, label] of faces) {
     context.fillStyle = COLOURS.panel;
@@ -76,7 +74,7 @@ function paintHeader(context, history, { width }, redraw) {
   const room = width - x - 8;
   const row = history.rows[history.step];
   if (!row) {
-    const waiting = history.state === "running" ? "waiting for the first step" : "nothing was measured";
+    const waiting = history.state === "running" ? say("waiting") : say("nothingMeasured");
     write(context, waiting, x, 38, { colour: COLOURS.faint, size: 12, room });
     return;
   }
@@ -87,14 +85,18 @@ function paintHeader(context, history, { width }, redraw) {
     const after = x + context.measureText(said(before)).width + 7;
     write(context, `→ ${said(now)}`, after, 31, { ...big, colour: COLOURS.good });
   }
+  write(context, meaning(history, row), x, 49, { colour: COLOURS.faint, room });
+  const worst = { frame: row.worst, value: said(Math.min(...known(row.after ?? row.before))) };
+  write(context, say("worstFrameIs", worst), x, 65, { colour: COLOURS.bad, room });
+}
+
+/** What the number above it is: the mean of which step. */
+function meaning(history, row) {
   const running = history.state === "running";
-  const iteration = running && row.refined ? `, iteration ${history.iteration} of ${history.iterations}` : "";
+  if (running && row.refined) return say("meanInIteration", history);
+  if (running || history.step < history.steps - 1) return say("meanInStep", history);
   const start = history.rows[history.refined?.[0]]?.means[0];
-  const gained = start === undefined ? "at the end" : `at the end, ${said(start)} before HJB`;
-  const where = running || history.step < history.steps - 1 ? `in step ${history.step}${iteration}` : gained;
-  write(context, `mean similarity ${where}`, x, 49, { colour: COLOURS.faint, room });
-  const worst = Math.min(...known(row.after ?? row.before));
-  write(context, `worst frame ${row.worst}: ${said(worst)}`, x, 65, { colour: COLOURS.bad, room });
+  return start === undefined ? say("meanAtEnd") : say("meanAtEndOfHjb", { before: said(start) });
 }
 
 function paintGrid(context, history, area) {
@@ -122,7 +124,7 @@ function paintGrid(context, history, area) {
   for (let number = 0; number < history.steps; number += each) {
     write(context, String(number), x(number + 0.5), strip.bottom + 11, { ...small, align: "center" });
   }
-  write(context, "step", right + 4, strip.bottom + 11, small);
+  write(context, say("step"), right + 4, strip.bottom + 11, small);
 }
 
 function line(context, points, colour, width) {
@@ -164,13 +166,14 @@ function paintCurve(context, history, { left, right, curve, x, y, step }) {
   }
   const y0 = curve.top - 5;
   let end = right;
-  for (const [text, colour] of [["worst frame", COLOURS.bad], ["after HJB", COLOURS.good], ["mean", COLOURS.plain]]) {
+  const { bad, good, plain } = COLOURS;
+  for (const [text, colour] of [[say("worstFrame"), bad], [say("afterHjb"), good], [say("mean"), plain]]) {
     write(context, text, end, y0, { colour, size: 9, align: "right" });
     end -= context.measureText(text).width + 8;
     dot(context, [end + 3, y0 - 3], colour, 2);
     end -= 10;
   }
-  write(context, "similarity", left, y0, { colour: COLOURS.faint, size: 9 });
+  write(context, say("similarity"), left, y0, { colour: COLOURS.faint, size: 9 });
 }
 
 function paintStrip(context, history, { left, right, low, strip, x, step }) {
@@ -190,7 +193,7 @@ function paintStrip(context, history, { left, right, low, strip, x, step }) {
   const label = { colour: COLOURS.faint, size: 9, align: "right" };
   write(context, String(history.frames[0]), left - 5, strip.top + 8, label);
   write(context, String(history.frames[history.frames.length - 1]), left - 5, strip.bottom - 1, label);
-  write(context, "frame", left - 5, (strip.top + strip.bottom) / 2 + 3, label);
+  write(context, say("frame"), left - 5, (strip.top + strip.bottom) / 2 + 3, label);
   for (let row = strip.top; row < strip.bottom; row += 1) {
     context.fillStyle = heat(1 - (row - strip.top) / (strip.bottom - strip.top));
     context.fillRect(right + 5, row, 5, 1.5);
@@ -208,7 +211,7 @@ function paintKept(context, history, { left, strip, x, right }) {
   if (state !== "running") return;
   context.fillStyle = `${COLOURS.paper}90`;
   context.fillRect(left, strip.top, x(first) - left, strip.bottom - strip.top);
-  write(context, "kept", left + 4, strip.bottom - 4, { size: 10, weight: 600, room: x(first) - left - 6 });
+  write(context, say("kept"), left + 4, strip.bottom - 4, { size: 10, weight: 600, room: x(first) - left - 6 });
 }
 
 /** What the pointer is over: a step and the index of a frame; null elsewhere. */
@@ -223,15 +226,28 @@ function place(history, area, pointer) {
 /** One line about a step, or about a frame in it. */
 function sentence(history, { step, frame }) {
   const row = history.rows[step];
-  if (!row) return `step ${step}: not measured`;
+  if (!row) return say("notMeasured", { step });
   const value = (values, whole) => (frame === null ? whole : values?.[frame]);
   const before = value(row.before, row.means[0]);
   const after = row.after && value(row.after, row.means[row.means.length - 1]);
-  const where = frame === null ? `step ${step}, mean` : `step ${step}, frame ${history.frames[frame]}`;
-  if (before === null) return `${where}: no face`;
+  const where = frame === null ? say("atStep", { step }) : say("atFrame", { step, frame: history.frames[frame] });
+  if (before === null) return say("noFace", { where });
   if (before === undefined) return where;
-  if (after === undefined) return `${where}: ${said(before)}`;
-  return `${where}: ${said(before)} before HJB, ${said(after)} after`;
+  if (after === undefined) return say("valueIs", { where, value: said(before) });
+  return say("valuesAre", { where, before: said(before), after: said(after) });
+}
+
+/** One line about the run: what it does, did, or came to. */
+export function outcome({ state, step = 0, steps, first, seconds, face }) {
+  if (state === "stopped") return say("stopped", { step });
+  const values = { steps, first, last: steps - 1, kept: first - 1, seconds };
+  if (state === "running") {
+    if (first === steps) return say("willRunNothing", values);
+    const text = first ? say("willRunRest", values) : say("willRun", values);
+    return seconds === null ? text : say("about", { text, seconds });
+  }
+  const text = first === steps ? say("ranNothing", values) : first ? say("ranRest", values) : say("ran", values);
+  return face ? text : say("faceless", { text });
 }
 
 function paint(context, width, height, history, pointer, redraw) {
@@ -240,8 +256,8 @@ function paint(context, width, height, history, pointer, redraw) {
   if (!history) {
     const middle = { colour: COLOURS.faint, size: 12, align: "center" };
     const title = { ...middle, colour: COLOURS.ink, size: 13, weight: 600 };
-    write(context, "Identity scope", width / 2, height / 2 - 8, title);
-    write(context, "how alike every frame's face is, step by step, while it runs", width / 2, height / 2 + 12, middle);
+    write(context, say("scopeTitle"), width / 2, height / 2 - 8, title);
+    write(context, say("scopeEmpty"), width / 2, height / 2 + 12, middle);
     return;
   }
   const area = layout(history, width, height);
@@ -256,8 +272,7 @@ function paint(context, width, height, history, pointer, redraw) {
     context.lineWidth = 1;
     context.strokeRect(area.x(over.step), area.curve.top, area.step, area.strip.bottom - area.curve.top);
   }
-  const stopped = `stopped in step ${history.step ?? 0}; steps that were done are kept`;
-  const text = over ? sentence(history, over) : history.state === "stopped" ? stopped : history.text;
+  const text = over ? sentence(history, over) : outcome(history);
   write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
 }
 
@@ -283,7 +298,7 @@ function addScope(node) {
   const { canvas, widget, redraw } = addCanvas(node, NAME, HEIGHT, (context, width, height) =>
     paint(context, width, height, state.history, state.pointer, redraw),
   );
-  canvas.title = HINT;
+  canvas.title = say("scopeHint");
   canvas.addEventListener("pointermove", (event) => {
     state.pointer = { x: event.offsetX, y: event.offsetY };
     redraw();

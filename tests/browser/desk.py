@@ -38,6 +38,16 @@ DRAWN = """() => new Promise((done) => {
     look();
 })"""
 
+# Notes what is written on canvases that belong to a node.
+LISTEN = """
+    window.written = new Set();
+    const own = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        if (this.canvas.closest(".dom-widget")) window.written.add(text);
+        return own.call(this, text, ...rest);
+    };
+"""
+
 
 class Desk:
     """One page of one server.
@@ -67,6 +77,17 @@ class Desk:
         """Load the page, or load it anew as F5 does."""
         self.page.goto(f"http://{self.server.address}")
         self.page.wait_for_function(READY)
+
+    def speak(self, language: str) -> None:
+        """Load the page anew in another language; what the views write is noted from now on."""
+        self.js("language => window.app.extensionManager.setting.set('Comfy.Locale', language)", language)
+        self.page.add_init_script(LISTEN)
+        self.open()
+
+    def written(self) -> set[str]:
+        """What the views in sight have written since the page was loaded."""
+        self.fit_view()
+        return set(self.js("() => [...window.written]"))
 
     def command(self, name: str) -> None:
         """A command of the page, as its menus and keys give it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ PLAYERS = """() => {
         stop(id);
     };
 }"""
+CHOICES = """() => app.graph.nodes.find((node) => node.type === "StableAnimatorAlignPoses").widgets[0].options.values"""
 PLACES = """([selector, colour, below, ratio]) => {
     const canvas = document.querySelector(selector);
     const rows = canvas.height - below * ratio;
@@ -215,3 +218,18 @@ def test_it_works_inside_a_subgraph(desk):
     desk.js("() => app.canvas.setGraph(app.graph)")
     desk.page.wait_for_function("() => players.size === 0")  # it stops when it is left
     desk.problems[:] = [problem for problem in desk.problems if PAGES_OWN not in problem]
+
+
+def test_it_speaks_chinese(aligned):
+    drag(aligned, stage(aligned), (25, 10))
+    aligned.speak("zh")
+    aligned.page.wait_for_selector(VIEW)
+    written = aligned.written()
+    assert {"参考", "驱动", "结果", "重置", "运行后显示"} <= written
+    assert latin(written) == latin(aligned.js(CHOICES))
+    aligned.page.mouse.move(*stage(aligned))
+    assert latin([aligned.page.locator(VIEW).get_attribute("title")]) == {"Shift"}
+
+
+def latin(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall("[A-Za-z]{2,}", text)}

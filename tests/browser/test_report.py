@@ -55,3 +55,9 @@ def test_only_a_verdict_is_green_or_red(desk):
         return firsts.map(([line, kind]) => names[looks(line, 0, `StableAnimator${kind}`).colour]);
     }""")
     assert colours == ["good", "bad", "ink"]
+
+
+def test_before_a_run_it_speaks_chinese(desk):
+    desk.speak("zh")
+    desk.load(graph())
+    assert shown(desk) == ["运行一次后，报告显示在这里"]

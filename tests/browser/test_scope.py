@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 
 import pytest
 from desk import Desk
@@ -12,6 +14,10 @@ SAMPLE = "StableAnimatorSample"
 KEPT = """async () => {
     const { remembered } = await import("/extensions/StableAnimator/common.js");
     return remembered(app.graph.nodes.find((node) => node.type === "StableAnimatorSample"), "identity");
+}"""
+OUTCOME = """async (history) => {
+    const { outcome } = await import("/extensions/StableAnimator/scope.js");
+    return outcome(history);
 }"""
 HEIGHT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
 UNDO_STEPS = """() => {
@@ -119,7 +125,7 @@ def test_it_draws_what_the_server_tells(desk):
     assert run.succeeded, run.error
     assert len(run.of(EVENT)) == 2 + 3 + 2 * 3, "start, end, a measurement in 3 plain steps, 3 in 2 refined ones"
     kept = desk.js(KEPT)
-    assert kept["state"] == "done" and kept["text"].startswith("steps 0 to 4 ran in ")
+    assert kept["state"] == "done" and desk.js(OUTCOME, kept) == f"steps 0 to 4 ran in {kept['seconds']} s"
     assert [len(row["means"]) for row in kept["rows"].values()] == [1, 1, 3, 3, 1]
     assert [len(row.get("after", [])) for row in kept["rows"].values()] == [0, 0, 3, 3, 0]
     assert kept["face"].startswith("data:image/jpeg") and kept["worst"]["face"].startswith("data:image/jpeg")
@@ -138,8 +144,27 @@ def test_a_change_of_the_face_optimisation_runs_the_tail_alone(sampled):
     start, *told, _ = run.of(EVENT)
     assert start["first"] == 2 and {event["step"] for event in told} == {2, 3, 4}
     kept = sampled.js(KEPT)
-    assert sorted(kept["rows"]) == ["0", "1", "2", "3", "4"] and kept["text"].endswith("steps 0 to 1 were kept")
+    assert sorted(kept["rows"]) == ["0", "1", "2", "3", "4"]
     assert len(kept["rows"]["2"]["means"]) == 4
+
+
+OUTCOMES = [
+    ({"state": "running", "first": 0, "seconds": None}, "steps 0 to 4 will be run"),
+    ({"state": "running", "first": 2, "seconds": 7}, "steps 0 to 1 are kept, 2 to 4 will be run, about 7 s"),
+    ({"state": "running", "first": 5, "seconds": 0}, "all 5 steps are kept, nothing is run"),
+    ({"state": "stopped", "first": 0, "step": 3}, "stopped in step 3; steps that were done are kept"),
+    ({"state": "done", "first": 2, "seconds": 7}, "steps 2 to 4 ran in 7 s, steps 0 to 1 were kept"),
+    ({"state": "done", "first": 5, "seconds": 0}, "all 5 steps were kept, nothing was run"),
+    (
+        {"state": "done", "first": 0, "seconds": 7, "face": None},
+        "steps 0 to 4 ran in 7 s; without a face there is no identity to follow",
+    ),
+]
+
+
+def test_it_says_what_a_run_does_and_came_to(desk):
+    common = {"steps": 5, "face": "data:"}
+    assert [desk.js(OUTCOME, common | history) for history, _ in OUTCOMES] == [text for _, text in OUTCOMES]
 
 
 def test_it_is_drawn_again_after_a_reload_and_from_the_cache(sampled):
@@ -230,3 +255,19 @@ def test_only_pictures_that_are_ours_are_asked_for(desk):
     )
     desk.page.wait_for_timeout(300)
     assert not any(url.endswith("a.jpg") for url in asked)
+
+
+def test_it_speaks_chinese(sampled):
+    sampled.speak("zh")
+    sampled.page.wait_for_selector(".dom-widget canvas", state="attached")
+    written = sampled.written()
+    assert latin(written) == {"HJB"} and {"参考", "相似度", "HJB 之后"} <= written
+    hint = sampled.page.locator(".dom-widget canvas").get_attribute("title")
+    assert latin([hint]) == {"HJB"}
+    sampled.load(graph())
+    sampled.js("() => window.written.clear()")
+    assert latin(sampled.written()) == set() and "身份示波器" in sampled.written()
+
+
+def latin(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall("[A-Za-z]{2,}", text)}

@@ -37,8 +37,7 @@ def test_every_step_is_measured_and_refined_ones_before_and_after(server):
     expected += [(step, iteration, phase) for step in (2, 3) for iteration, phase in enumerate(refined)]
     assert likenesses(told) == [*expected, (4, 0, "alone")]
     assert (start["steps"], start["first"], start["refined"], start["iterations"]) == (STEPS, 0, [2, 3], 3)
-    assert start["frames"] == [0, 1, 2] and start["text"] == "steps 0 to 4 will be run"
-    assert end["text"].startswith("steps 0 to 4 ran in ")
+    assert start["frames"] == [0, 1, 2] and end["seconds"] >= 0
     assert {event["node"] for event in run.of(EVENT)} == {"sample"}
     for event in told:
         assert len(event["csim"]) == 3 and event["mean"] == pytest.approx(np.mean(event["csim"]), abs=2e-3)
@@ -85,12 +84,11 @@ def test_a_change_of_the_face_optimisation_runs_the_tail_alone_and_gives_the_sam
     server.run(scoped(seed=406))
     changed = scoped(seed=406, first_step=3)
     run = server.run(changed)
-    start, *told, end = run.of(EVENT)
+    start, *told, _ = run.of(EVENT)
     assert (start["first"], start["refined"]) == (2, [3, 3])
-    assert start["text"].startswith("steps 0 to 1 are kept, 2 to 4 will be run")
+    assert start["seconds"] >= 1, "an estimate, from the first run"
     assert {step for step, _, _ in likenesses(told)} == {2, 3, 4}
     assert likenesses(start["kept"]) == [(0, 0, "alone"), (1, 0, "alone")]
-    assert end["text"].endswith("steps 0 to 1 were kept")
     assert {data["max"] for data in run.of("progress") if data["node"] == "sample"} == {3 + 3}
     server.free()  # nothing is kept any more
     whole = server.run(changed)
@@ -140,7 +138,7 @@ def test_without_the_scope_a_text_says_what_is_kept(server):
 def test_without_a_face_there_is_no_identity_to_follow(server):
     start, end = server.run(prompt(frames=2, steps=2, seed=412, face=None)).of(EVENT)
     assert start["refined"] is None and start["face"] is None
-    assert end["text"].endswith("without a face there is no identity to follow")
+    assert end["kind"] == "end"
 
 
 def test_a_draft_makes_a_few_telling_frames(server):

@@ -1,0 +1,135 @@
+// What the views say, in the language that the page is set to. A language has every key of English, in its order; what
+// stands in braces is filled in.
+
+import { app } from "../../scripts/app.js";
+
+export const TEXTS = {
+  en: {
+    reference: "reference",
+    frame: "frame",
+    frameNumber: "frame {frame}",
+
+    scopeTitle: "Identity scope",
+    scopeEmpty: "how alike every frame's face is, step by step, while it runs",
+    scopeHint:
+      "Cosine similarity of each frame's face to the reference's, measured by the very network that HJB optimises. " +
+      "Identity Score judges the finished video by a network of its own, where the model has one.",
+    worst: "worst",
+    waiting: "waiting for the first step",
+    nothingMeasured: "nothing was measured",
+    meanInStep: "mean similarity in step {step}",
+    meanInIteration: "mean similarity in step {step}, iteration {iteration} of {iterations}",
+    meanAtEnd: "mean similarity at the end",
+    meanAtEndOfHjb: "mean similarity at the end, {before} before HJB",
+    worstFrameIs: "worst frame {frame}: {value}",
+    step: "step",
+    similarity: "similarity",
+    mean: "mean",
+    afterHjb: "after HJB",
+    worstFrame: "worst frame",
+    kept: "kept",
+    atStep: "step {step}, mean",
+    atFrame: "step {step}, frame {frame}",
+    notMeasured: "step {step}: not measured",
+    noFace: "{where}: no face",
+    valueIs: "{where}: {value}",
+    valuesAre: "{where}: {before} before HJB, {after} after",
+    willRun: "steps {first} to {last} will be run",
+    willRunRest: "steps 0 to {kept} are kept, {first} to {last} will be run",
+    willRunNothing: "all {steps} steps are kept, nothing is run",
+    about: "{text}, about {seconds} s",
+    ran: "steps {first} to {last} ran in {seconds} s",
+    ranRest: "steps {first} to {last} ran in {seconds} s, steps 0 to {kept} were kept",
+    ranNothing: "all {steps} steps were kept, nothing was run",
+    faceless: "{text}; without a face there is no identity to follow",
+    stopped: "stopped in step {step}; steps that were done are kept",
+
+    alignmentTitle: "Alignment view",
+    alignmentEmpty: "run once to see, compare and nudge the bodies",
+    driver: "driver",
+    result: "result",
+    distanceIs: "{percent} off",
+    nothingToCompare: "nothing to compare",
+    inFrame: "frame {frame}: {text}",
+    notPossible: "not possible",
+    runToSee: "run to see",
+    nudged: "nudged {right} %, {down} %, ×{scale}, {turned}°",
+    dragToNudge: "drag the result to nudge it",
+    runToApply: "{text} · run to apply",
+    reset: "reset",
+    play: "Play",
+    resetHint: "Back to where the method put it",
+    dragHint: "Drag to move; corners scale, the knob turns. Then the wheel scales, Shift + wheel turns, arrows move.",
+    distanceHint:
+      "Distance of the joints from the reference's, in % of its body. It holds their different postures, too.",
+
+    reportEmpty: "run once: the report comes here",
+  },
+  zh: {
+    reference: "参考",
+    frame: "帧",
+    frameNumber: "第 {frame} 帧",
+
+    scopeTitle: "身份示波器",
+    scopeEmpty: "运行时逐步显示每一帧的人脸与参考人脸有多像",
+    scopeHint:
+      "每一帧的人脸与参考人脸的余弦相似度，由 HJB 所优化的同一个网络测量。" +
+      "模型带有独立的评判网络时，“身份评分”用它来评判生成好的视频。",
+    worst: "最不像",
+    waiting: "等待第一步",
+    nothingMeasured: "没有测量结果",
+    meanInStep: "第 {step} 步平均相似度",
+    meanInIteration: "第 {step} 步平均相似度，迭代 {iteration}/{iterations}",
+    meanAtEnd: "最终平均相似度",
+    meanAtEndOfHjb: "最终平均相似度，HJB 前 {before}",
+    worstFrameIs: "最不像的是第 {frame} 帧：{value}",
+    step: "步",
+    similarity: "相似度",
+    mean: "平均",
+    afterHjb: "HJB 之后",
+    worstFrame: "最不像的帧",
+    kept: "沿用",
+    atStep: "第 {step} 步，平均",
+    atFrame: "第 {step} 步，第 {frame} 帧",
+    notMeasured: "第 {step} 步：未测量",
+    noFace: "{where}：没有人脸",
+    valueIs: "{where}：{value}",
+    valuesAre: "{where}：HJB 之前 {before}，之后 {after}",
+    willRun: "将运行第 {first} 到 {last} 步",
+    willRunRest: "第 0 到 {kept} 步沿用上次的结果，将运行第 {first} 到 {last} 步",
+    willRunNothing: "全部 {steps} 步沿用上次的结果，无需运行",
+    about: "{text}，约 {seconds} 秒",
+    ran: "第 {first} 到 {last} 步运行完毕，用时 {seconds} 秒",
+    ranRest: "第 {first} 到 {last} 步运行完毕，用时 {seconds} 秒，第 0 到 {kept} 步沿用上次的结果",
+    ranNothing: "全部 {steps} 步沿用了上次的结果，没有重新运行",
+    faceless: "{text}；没有人脸，也就没有可遵循的身份",
+    stopped: "在第 {step} 步停止；已完成的步会保留",
+
+    alignmentTitle: "对齐视图",
+    alignmentEmpty: "运行一次，即可查看、比较和微调骨架",
+    driver: "驱动",
+    result: "结果",
+    distanceIs: "相距 {percent}",
+    nothingToCompare: "没有可比较的关节",
+    inFrame: "第 {frame} 帧：{text}",
+    notPossible: "无法使用",
+    runToSee: "运行后显示",
+    nudged: "已微调 {right} %，{down} %，×{scale}，{turned}°",
+    dragToNudge: "拖动结果骨架即可微调",
+    runToApply: "{text} · 运行后生效",
+    reset: "重置",
+    play: "播放",
+    resetHint: "回到该方法给出的位置",
+    dragHint: "拖动可移动；拖四角缩放，拖圆钮旋转。点击后可用滚轮缩放，Shift + 滚轮旋转，方向键移动。",
+    distanceHint: "结果与参考的关节距离，以参考身体的百分比表示。其中也包含两者姿势本身的差别。",
+
+    reportEmpty: "运行一次后，报告显示在这里",
+  },
+};
+
+/** A text in the page's language, or in English where that language has none. */
+export function say(key, values = {}) {
+  const language = app.extensionManager?.setting.get("Comfy.Locale");
+  const text = TEXTS[language]?.[key] ?? TEXTS.en[key];
+  return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
