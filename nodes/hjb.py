@@ -56,8 +56,9 @@ class StableAnimatorHJBOptions(io.ComfyNode):
                     "all: every latent may move, as in the published code.",
                 ),
                 io.Int.Input(
-                    "chunk", default=8, min=1, max=64,
-                    tooltip="Frames decoded at a time. Lower it when memory runs out; the result differs a little.",
+                    "chunk", default=0, min=0, max=64,
+                    tooltip="Frames decoded at a time, the most: fewer where memory is short. 0 = as many as fit, up "
+                    "to 8. Another number changes the result a little.",
                 ),
                 io.Combo.Input(
                     "stop", optional=True, options=["count", "adaptive", MODELS_OWN], default=MODELS_OWN,
@@ -101,7 +102,7 @@ class StableAnimatorHJBOptions(io.ComfyNode):
             "lr": learning_rate,
             "decode": decode,
             "scope": scope,
-            "chunk": chunk,
+            "chunk": chunk or OWN,
             "stop": stop,
             "sharpest": sharpest,
             "strength": CURVES.get(strength, strength),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,7 +61,10 @@ def sampling_hooks(
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
         bar.update_absolute(work[step + 1 - plan.first], preview=picture)
 
-    return Hooks(on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted)
+    return Hooks(
+        on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted,
+        on_note=functools.partial(show_text, node_id),
+    )  # fmt: skip
 
 
 def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
@@ -156,7 +158,8 @@ class StableAnimatorDecode(io.ComfyNode):
                 io.Latent.Input("samples", tooltip="The latents of Sample."),
                 io.Int.Input(
                     "chunk", default=8, min=1, max=128,
-                    tooltip="Frames decoded at a time. More are steadier and need more memory.",
+                    tooltip="Frames decoded at a time. More are steadier and need more memory; when it runs out, fewer "
+                    "are taken, then parts of frames.",
                 ),
             ],
             outputs=[io.Image.Output("frames", display_name="frames", tooltip="The video, one picture per frame.")],
@@ -168,8 +171,11 @@ class StableAnimatorDecode(io.ComfyNode):
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
         vae = model.load("vae").vae
         latents = samples_to_latents(samples, vae.config.scaling_factor)
-        on_chunk = decoding_progress(len(latents), cls.hidden.unique_id)
-        frames = decode_latents(vae, latents, chunk=chunk, keep_on="cpu", on_chunk=on_chunk)
+        node = cls.hidden.unique_id
+        frames = decode_latents(
+            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), node),
+            on_note=partial(show_text, node),
+        )  # fmt: skip
         return io.NodeOutput(frames_to_image(frames))
 
 

@@ -8,27 +8,53 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning
+from .memory import attempt
 from .models.unet import AnimatorUNet
+from .parallel import ALONE, Processes
 from .windows import window_weights
+
+HALVES_APART = "memory held one half of guidance at a time: steps take longer, the video is the same"
 
 
 def make_denoiser(
     unet: AnimatorUNet, cond: Conditioning, guidance: Tensor, windows: list[list[int]],
-    *, on_forward: Callable[[], None] | None = None,
+    *, on_forward: Callable[[], None] | None = None, on_note: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """Denoiser of a clip: x [F, 4, h, w] float32, sigma -> x0 [F, 4, h, w] float32.
 
     guidance: [F], per frame; the prediction is u + g (c - u). Where every g is 1 the unconditional half is not run.
+    Both halves are one batch; once that runs out of memory they are run one after the other, to the clip's end.
     windows: frame indices of each window; predictions are blended with triangular weights, then guided.
-    on_forward: called before every UNet call (cancel).
+    on_forward: called before every UNet call (cancel). on_note: told, once, that the halves are run apart.
+    processes: share the windows; each calls the denoiser with the same x and gets the same x0.
     """
     guided = bool((guidance != 1).any())
     g = guidance[:, None, None, None]
+    together = True  # both halves in one batch
+
+    def run(*halves: Tensor) -> Tensor:
+        if on_forward is not None:
+            on_forward()
+        return unet(*halves, id_scale=cond.id_scale).float()
+
+    def run_within_memory(sample: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, pose: Tensor) -> Tensor:
+        """The UNet of [B, n, 8, h, w] and pose [B * n, C, h, w], as one batch if that fits: [B, n, 4, h, w]."""
+        nonlocal together
+        inputs, batch = (sample, timestep, context, time_ids, pose), len(sample)
+        if batch == 1:
+            return run(*inputs)
+        if together:
+            v = attempt(lambda: run(*inputs))
+            if v is not None:
+                return v
+            together = False
+            if on_note is not None:
+                on_note(HALVES_APART)
+        return torch.cat([run(*half) for half in zip(*(part.chunk(batch) for part in inputs))])
 
     def predict(x: Tensor, sigma: Tensor, frames: list[int]) -> Tensor:
         """Both halves for one window, [2 or 1, n, 4, h, w]."""
-        if on_forward is not None:
-            on_forward()
         n = len(frames)
         still = cond.image_latents.expand(n, -1, -1, -1)
         conditional = torch.cat([scale_input(x[frames], sigma).to(still), still], dim=1)[None]  # [1, n, 8, h, w]
@@ -39,17 +65,18 @@ def make_denoiser(
             pose, context = torch.cat([torch.zeros_like(pose), pose]), torch.cat([torch.zeros_like(context), context])
         batch = len(conditional)
         timestep = timestep_of(sigma).to(still.device).expand(batch)  # float32: half precision would shift sigma
-        time_ids = cond.time_ids.expand(batch, -1)
-        return unet(conditional, timestep, context, time_ids, pose, id_scale=cond.id_scale).float()
+        return run_within_memory(conditional, timestep, context, cond.time_ids.expand(batch, -1), pose)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        halves, total = 0.0, x.new_zeros(len(x))
-        for frames in windows:
+        batch, longest = 2 if guided else 1, max(map(len, windows))
+        predicted = x.new_zeros(len(windows), batch, longest, *x.shape[1:], dtype=torch.float32)
+        for i in processes.mine(range(len(windows))):
+            predicted[i, :, : len(windows[i])] = predict(x, sigma, windows[i])
+        predicted = processes.gather(predicted)
+        halves, total = predicted.new_zeros(batch, *x.shape), x.new_zeros(len(x))
+        for frames, v in zip(windows, predicted):
             weight = window_weights(len(frames), device=x.device)
-            v = predict(x, sigma, frames)
-            blended = v.new_zeros(len(v), *x.shape)
-            blended[:, frames] = v * weight[:, None, None, None]
-            halves = halves + blended
+            halves[:, frames] += v[:, : len(frames)] * weight[:, None, None, None]
             total[frames] += weight
         v = halves / total[:, None, None, None]
         v = v[0] + g.to(v) * (v[1] - v[0]) if guided else v[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
 from .face.sharpness import sharpness
-from .vae import cell_size, decode_latents
+from .memory import attempt, free_bytes
+from .vae import WIDTH, cell_size, decode_latents, width_of
 
 # Powers of two, so exact: the first keeps the gradient of a half-precision decoder off the underflow, the next ones
 # serve when it overflows.
@@ -26,6 +28,13 @@ PATIENCE = 2
 # Times as sharp as the reference's face: nine of ten faces of drawn performers are below it in their true videos.
 SHARPEST = 1.2
 
+CHUNK = 8  # frames decoded at once where they fit
+# What Stable Video Diffusion's decoder takes with gradients for every pixel that is decoded at once, in half precision:
+# both records of tests/benchmarks/2026-11-22-v1-full-size.md over the largest window of their motion.
+HJB_BYTES = 21_500
+SPARE_BYTES = 1 << 29  # of what is free, for workspaces and gaps
+
+Made = TypeVar("Made")
 Points = tuple[tuple[float, float], ...]  # (share of the sampling steps, factor of the learning rate)
 
 FALLING: Points = ((0.0, 1.0), (1.0, 0.0))  # the paper's η (1 − i/n)
@@ -52,7 +61,7 @@ class StepSettings(NamedTuple):
     lr: float
     margin: int | None  # None: whole frames are decoded
     scope: str
-    chunk: int
+    chunk: int | None  # None: not known yet, or not the same in all iterations
     sharpest: float | None  # None: no frame stops before the others
 
 
@@ -65,7 +74,9 @@ class HJBConfig:
     decode: "face" decodes the latents of a chunk's faces and `margin` cells around them, "full" whole frames.
     scope: "face" moves the latents of the face box only, "all" every latent that was decoded (Adam moves each of them
     by about the learning rate, however small its gradient is).
-    chunk: frames decoded at once; lower it when memory runs out.
+    chunk: the most frames that are decoded at once; None is CHUNK, and fewer where a GPU's memory is short of that.
+    When memory runs out all the same, half as many are. Another chunk gives slightly other numbers: the decoder's
+    temporal layers see one chunk at a time, and its window holds the faces of other frames.
     stop: "count" takes all iterations; "adaptive" at most these: in each step a frame goes back to its best latents and
     rests as soon as its CSIM has not risen by RISE in PATIENCE iterations, or its face becomes more than `sharpest`
     times as sharp as the reference's and sharper than it was; frames that never rest end with their best latents, too.
@@ -79,7 +90,7 @@ class HJBConfig:
     decode: Literal["face", "full"] = "face"
     scope: Literal["face", "all"] = "face"
     margin: int = 2
-    chunk: int = 8
+    chunk: int | None = None
     stop: Literal["count", "adaptive"] = "count"
     sharpest: float = SHARPEST
     strength: Points = FALLING
@@ -99,7 +110,7 @@ class HJBConfig:
             raise InputError(f'HJB scope "{self.scope}": give "face" or "all"')
         if self.margin < 0:
             raise InputError(f"HJB margin {self.margin}: give 0 or more latent cells")
-        if self.chunk < 1:
+        if self.chunk is not None and self.chunk < 1:
             raise InputError(f"HJB chunk {self.chunk}: at least 1 frame is decoded at once")
         if self.stop not in ("count", "adaptive"):
             raise InputError(f'HJB stop "{self.stop}": give "count" or "adaptive"')
@@ -129,9 +140,13 @@ class HJBConfig:
         lr = self.rate(i, steps)
         if not lr:
             return None
-        margin = self.margin if self.decode == "face" else None
         sharpest = self.sharpest if self.stop == "adaptive" else None
-        return StepSettings(self.iterations, lr, margin, self.scope, self.chunk, sharpest)
+        return StepSettings(self.iterations, lr, self.around, self.scope, self.chunk, sharpest)
+
+    @property
+    def around(self) -> int | None:
+        """Cells decoded around a face, None for whole frames."""
+        return self.margin if self.decode == "face" else None
 
 
 def _straight(points: Points, share: float) -> float:
@@ -167,6 +182,12 @@ class Window(NamedTuple):
     frames: list[int]
     cells: Cells
     faces: FaceBoxes  # one for each of these frames, in px of the window
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of latent cells."""
+        rows, columns = self.cells
+        return len(self.frames), rows.stop - rows.start, columns.stop - columns.start
 
 
 def find_face_cells(boxes: FaceBoxes, size: tuple[int, int], cell: int) -> dict[int, Cells]:
@@ -216,6 +237,50 @@ def _around(runs: list[slice], margin: int, limit: int) -> slice:
     return slice(max(start - margin, 0), min(stop + margin, limit))
 
 
+def with_chunk(
+    config: HJBConfig, vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int]
+) -> HJBConfig:
+    """The same settings with a number for `chunk`: as many frames as fit into the memory that is free now.
+
+    boxes, size: as in place_windows.
+    """
+    if config.chunk is not None:
+        return config
+    free = free_bytes(vae.device)
+    chunk = CHUNK if free is None else fitting_chunk(vae, boxes, size, config.around, free - SPARE_BYTES)
+    return replace(config, chunk=chunk)
+
+
+def fitting_chunk(
+    vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int], margin: int | None, free: float,
+    *, most: int = CHUNK,
+) -> int:  # fmt: skip
+    """`most`, halved until decoding so many frames with gradients fits into so many free bytes; 1 fits always.
+
+    Halved, so that a little more memory or less seldom changes the result. Other arguments as in place_windows.
+    """
+    while most > 1 and hjb_bytes(vae, largest_window(boxes, size, cell_size(vae), chunk=most, margin=margin)) > free:
+        most //= 2
+    return most
+
+
+def hjb_bytes(vae: AutoencoderKLTemporalDecoder, window: Window | None) -> float:
+    """What decoding a window with gradients takes, about: measured for the published decoder, in proportion to the
+    channels and the precision for others."""
+    if window is None:
+        return 0.0
+    share = width_of(vae) / WIDTH * vae.decoder.conv_in.weight.element_size() / 2
+    return math.prod(window.shape) * cell_size(vae) ** 2 * HJB_BYTES * share
+
+
+def largest_window(
+    boxes: FaceBoxes, size: tuple[int, int], cell: int, *, chunk: int, margin: int | None
+) -> Window | None:
+    """The largest of what is decoded at once; a face that moves makes it wider. None where no frame shows a face."""
+    windows = place_windows(boxes, size, cell, chunk=chunk, margin=margin)
+    return max(windows, key=lambda window: math.prod(window.shape), default=None)
+
+
 def make_face_refiner(
     vae: AutoencoderKLTemporalDecoder,
     embed: Embedder,
@@ -227,6 +292,7 @@ def make_face_refiner(
     reference: Tensor | None = None,
     on_identity: OnIdentity | None = None,
     on_taken: Callable[[int], None] | None = None,
+    on_smaller: Callable[[int], None] | None = None,
     measure: bool = False,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
@@ -245,8 +311,11 @@ def make_face_refiner(
     the run. measure: also after the last one, and once in every step that HJB leaves alone: each is another decode of
     the faces and `margin` cells around them, without gradient.
     on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
+    on_smaller(chunk) is called when memory ran out: the iteration is done again, and all that follow, with half as many
+    frames decoded at once.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
-    overflows, ValueError when the weights are inference tensors or the boxes are not those of x0.
+    overflows, ValueError when the weights are inference tensors or the boxes are not those of x0,
+    torch.OutOfMemoryError when memory runs out with one frame.
     StableAnimator++ (arXiv 2507.15064), Algorithm 1.
     """
     config.check(steps)
@@ -256,6 +325,32 @@ def make_face_refiner(
     measure = measure and on_identity is not None
     limited = reference is not None and config.stop == "adaptive"
     show = on_identity is not None or limited
+    chunk = config.chunk
+
+    @functools.cache
+    def windows_of(size: tuple[int, int], at_once: int, margin: int | None) -> list[Window]:
+        return place_windows(boxes, size, cell_size(vae), chunk=at_once, margin=margin)
+
+    def through_windows(x0: Tensor, margin: int | None, work: Callable[[list[Window]], Made]) -> Made:
+        """work(windows), with smaller ones as long as memory runs out."""
+        nonlocal chunk
+        size = tuple(x0.shape[-2:])
+        chunk = chunk or with_chunk(config, vae, boxes, size).chunk
+        while True:
+            windows = windows_of(size, chunk, margin)
+            made = attempt(work, windows)
+            if made is not None:
+                return made
+            frames, rows, columns = max(window.shape for window in windows)
+            if frames == 1:
+                cell = cell_size(vae)
+                raise torch.OutOfMemoryError(
+                    f"HJB: memory ran out while one frame was decoded, {columns * cell}x{rows * cell} px; "
+                    "make a smaller video, decode the face alone, or switch the face optimisation off"
+                )
+            chunk = frames // 2
+            if on_smaller is not None:
+                on_smaller(chunk)
 
     def sharpness_of(look: Look) -> Tensor:
         return sharpness(look.faces, reference) if limited else torch.zeros_like(look.csim)
@@ -271,18 +366,19 @@ def make_face_refiner(
         settings = config.at(i, steps)
         if not boxes.found.any() or (settings is None and not measure):
             return x0
-        size, cell = x0.shape[-2:], cell_size(vae)
         margin = config.margin if settings is None else settings.margin
-        windows = place_windows(boxes, size, cell, chunk=config.chunk, margin=margin)
+
+        def look_at(x0: Tensor, goal: Tensor, *, show: bool = True) -> Look:
+            return through_windows(x0, margin, lambda windows: look_at_faces(x0, windows, vae, embed, goal, show=show))
+
         if settings is None:
-            look = look_at_faces(x0, windows, vae, embed, target.to(x0.device))
-            tell(i, 0, look, refined=False, last=True)
+            tell(i, 0, look_at(x0, target.to(x0.device)), refined=False, last=True)
             return x0
         with torch.inference_mode(False), torch.enable_grad():
             x0 = x0.detach().to(torch.float32, copy=True)  # a copy made here is no inference tensor
             movable = torch.ones_like(x0)
             if settings.scope == "face":
-                movable = face_mask(find_face_cells(boxes, size, cell), x0)
+                movable = face_mask(find_face_cells(boxes, x0.shape[-2:], cell_size(vae)), x0)
             goal = target.detach().to(x0.device, torch.float32, copy=True)
             adam = torch.optim.Adam([x0], lr=settings.lr)
             rest = None if settings.sharpest is None else _Rest(x0, boxes.found, settings.sharpest)
@@ -290,7 +386,10 @@ def make_face_refiner(
             while taken < settings.iterations:
                 moving = None if rest is None else rest.moving
                 for scale in _GRADIENT_SCALES:
-                    seen, gradient = face_gradient(x0, windows, vae, embed, goal, moving=moving, scale=scale, show=show)
+                    differentiate = functools.partial(
+                        face_gradient, x0, vae=vae, embed=embed, target=goal, moving=moving, scale=scale, show=show
+                    )
+                    seen, gradient = through_windows(x0, margin, differentiate)
                     if gradient.isfinite().all():
                         break
                 look = seen if look is None else look.updated(seen)
@@ -310,16 +409,24 @@ def make_face_refiner(
                 if rest is not None:
                     rest.put_back(x0)
             if rest is not None and rest.moving.any():  # nobody has judged the last Adam step yet
-                look = look_at_faces(x0, windows, vae, embed, goal, show=show)
+                look = look_at(x0, goal, show=show)
                 rest.end(x0, look.csim, sharpness_of(look))
             if measure:
-                look = look_at_faces(x0, windows, vae, embed, goal)
+                look = look_at(x0, goal)
                 tell(i, taken, look, refined=True, last=True)
             if on_taken is not None:
                 on_taken(taken)
         return x0.detach()
 
     return refine
+
+
+def smaller_note(chunk: int) -> str:
+    """What the user should know when the face optimisation went on with fewer frames at once."""
+    return (
+        f"the face optimisation ran out of memory and went on with {chunk} faces decoded at once; the same job on a "
+        f"card that is free comes out slightly different, unless chunk is set to {chunk} there"
+    )
 
 
 class Look(NamedTuple):
@@ -429,7 +536,7 @@ def _see(
     latents: Tensor, window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """CSIM [n] of a window's faces, and its pixels [n, 3, window in px] in -1..1. latents: [n, 4, window]."""
-    pixels = decode_latents(vae, latents, chunk=len(latents)).clamp(-1, 1)
+    pixels = decode_latents(vae, latents, chunk=len(latents), step_down=False).clamp(-1, 1)
     crops = crop_faces(pixels, window.faces, embed.input_size)
     return csim(embed(crops.to(_dtype_of(embed))), target), pixels
 

@@ -26,8 +26,9 @@ from .face import (
     score_identity,
 )
 from .face.sharpness import reference_among
-from .hjb import HJBConfig, OnIdentity, make_face_refiner
+from .hjb import HJBConfig, OnIdentity, make_face_refiner, smaller_note, with_chunk
 from .keypoints import Poses
+from .parallel import ALONE, Processes
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
 from .trail import Course, Plan, Trail, key_of
@@ -81,6 +82,7 @@ class Hooks:
     on_identity: OnIdentity | None = None  # how alike the faces are, in every iteration of the face optimisation
     on_forward: Callable[[], None] | None = None  # before every UNet call
     on_decode: Callable[[int, int], None] | None = None  # (frames decoded, frames)
+    on_note: Callable[[str], None] | None = None  # what the user should know at once: memory ran out
 
 
 @dataclass(frozen=True)
@@ -93,37 +95,43 @@ class Animation:
     csim: np.ndarray  # [F], NaN where no face is visible
     judge: str  # which embedder gave csim
     notes: tuple[str, ...]
-    seconds: float
+    seconds: float  # that it takes alone: with those of the steps that a trail had kept
 
 
 class StableAnimator:
-    """The library's front door: load once, animate often."""
+    """The library's front door: load once, animate often.
 
-    def __init__(self, models: Models):
+    processes: each with its own StableAnimator, call `animate` with the same arguments and get the same result; they
+    share the UNet's work. See parallel.join_processes.
+    """
+
+    def __init__(self, models: Models, processes: Processes = ALONE):
         self.models = models
+        self.processes = processes
 
     @classmethod
     def load(
         cls, model: str | Path = "mini", *, device: str = "auto", dtype: torch.dtype | None = None,
-        places: Places | None = None,
+        places: Places | None = None, processes: Processes = ALONE,
     ) -> StableAnimator:  # fmt: skip
         """A built-in model's name, "v1" or a model folder. dtype: None is pick_dtype's. places: of published weights.
 
         Raises WeightsError, or InputError for an unknown device.
         """
         where = pick_device(device)
-        return cls(load_models(model, device=where, dtype=dtype or pick_dtype(config_of(model), where), places=places))
+        dtype = dtype or pick_dtype(config_of(model), where)
+        return cls(load_models(model, device=where, dtype=dtype, places=places), processes)
 
     def animate(
         self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "learned",
         align_fit: str = "clip", proportions: bool = False, hjb: HJBConfig | None = None, identity: bool = True,
-        face_detector: FaceDetector | None = None, hooks: Hooks | None = None, **sampling,
+        face_detector: FaceDetector | None = None, hooks: Hooks | None = None, trail: Trail | None = None, **sampling,
     ) -> Animation:  # fmt: skip
         """Animate the person of the reference picture.
 
         reference: [H, W, 3] uint8 RGB. driving: keypoints of the motion. reference_pose: of the picture.
         hjb: None takes the model's own settings; HJBConfig(iterations=0) is off. identity=False leaves the face out;
-        so does a picture without a usable face, and a note says why. face_detector: see find_face.
+        so does a picture without a usable face, and a note says why. face_detector: see find_face. trail: see sample.
         sampling: fields of SamplingConfig, None or absent for the model's defaults.
         """
         start, models, hooks = time.monotonic(), self.models, hooks or Hooks()
@@ -142,14 +150,21 @@ class StableAnimator:
                         notes.append("the reference's face was found through its pose: no face detector is here")
                 except FaceError as error:
                     notes.append(str(error))
-            made = sample(models, reference, aligned.poses, face, settings, hjb, hooks=hooks)
-            video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode)  # [F, 3, H, W]
+            made = sample(
+                models, reference, aligned.poses, face, settings, hjb, hooks=hooks, trail=trail,
+                processes=self.processes,
+            )  # fmt: skip
+            video = decode_latents(
+                models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode, on_note=notes.append
+            )  # [F, 3, H, W]
             judge, csim = "no face", torch.full((len(video),), float("nan"))
             if face is not None:
                 judge, csim = self.judge_identity(video, made.faces, reference, face)
+        kept = [] if trail is None else trail.seconds[: made.resumed_at]
+        saved = sum(took.denoise + took.refine for took in kept)
         return Animation(
             to_uint8(video), made.pose_images, made.poses, csim.cpu().numpy(), judge, (*notes, *made.notes),
-            time.monotonic() - start,
+            time.monotonic() - start + saved,
         )  # fmt: skip
 
     def judge_identity(
@@ -182,7 +197,7 @@ class Sampled:
 def sample(
     models: Models, reference: np.ndarray, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig,
     hjb: HJBConfig, *, pose_images: np.ndarray | None = None, chosen: Sequence[int] | None = None,
-    hooks: Hooks | None = None, measure: bool = False, trail: Trail | None = None,
+    hooks: Hooks | None = None, measure: bool = False, trail: Trail | None = None, processes: Processes = ALONE,
 ) -> Sampled:  # fmt: skip
     """Aligned poses to latents.
 
@@ -191,6 +206,8 @@ def sample(
     chosen: frames to make, ascending, all by default; crop, noise and guidance are those that they have in the whole.
     measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
+    processes: share the context windows; the first alone optimises the face. Latents are the same in all, and the same
+    as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
     """
     if poses.frames < 1:
         raise InputError("driving poses: no frames; give at least one")
@@ -209,23 +226,34 @@ def sample(
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
     windows = context_windows(len(chosen), settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, poses.frames, device=device)[chosen]
-    denoise = make_denoiser(models.unet, cond, guidance, windows, on_forward=hooks.on_forward)
-    cell = cell_size(models.vae)
-    shape = (poses.frames, 4, settings.height // cell, settings.width // cell)
+    denoise = make_denoiser(
+        models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=notes.append, processes=processes
+    )
+    shape = (poses.frames, 4, *_cells(models, settings))
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
-    refine = None
+    hjb, smaller, refine = _for_memory(hjb, models, face, faces, settings), [], None
+
+    def on_smaller(chunk: int) -> None:
+        smaller.append(chunk)
+        if trail is not None:
+            trail.note_chunk(chunk)
+        if hooks.on_note is not None:
+            hooks.on_note(smaller_note(chunk))
+
     if face is not None and faces.found.any() and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(
             models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
             reference=reference_among(face, faces), on_identity=hooks.on_identity,
-            on_taken=None if trail is None else trail.note_iterations, measure=measure,
+            on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
         )  # fmt: skip
+        refine = processes.refine_in_first(refine)
     if trail is None:
         latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
     else:
         course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
         latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
-    return Sampled(latents, placed, drawn, faces, (*notes, *_face_notes(placed, face, faces)), first)
+    notes += [*map(smaller_note, smaller[-1:]), *_face_notes(placed, face, faces)]
+    return Sampled(latents, placed, drawn, faces, tuple(notes), first)
 
 
 def place_motion(
@@ -245,7 +273,24 @@ def plan_sampling(
 ) -> Plan:  # fmt: skip
     """What `sample` would do with the same arguments; nothing is changed."""
     chosen = range(poses.frames) if chosen is None else chosen
+    faces = place_motion(models.config, poses, settings, chosen)[2]
+    hjb = _for_memory(hjb, models, face, faces, settings)
     return trail.plan(_course(models, reference, poses, face, settings, hjb, pose_images, chosen))
+
+
+def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
+    """Rows and columns of the latents."""
+    cell = cell_size(models.vae)
+    return settings.height // cell, settings.width // cell
+
+
+def _for_memory(
+    hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig
+) -> HJBConfig:  # fmt: skip
+    """With the chunk that fits into the memory that is free now, where the face is optimised."""
+    if face is None or not faces.found.any():
+        return hjb
+    return with_chunk(hjb, models.vae, faces, _cells(models, settings))
 
 
 def _course(

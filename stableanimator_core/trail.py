@@ -69,6 +69,8 @@ class Trail:
         self._kept: dict[int, Tensor] = {}  # sampling step -> x [F, 4, h, w] before it
         self._measured: list[tuple[StepSettings | None, StepSeconds]] = []  # of all runs with this key
         self._taken = 0  # iterations, in the step that runs
+        self._smaller: int | None = None  # chunk that the face optimisation went down to in this run
+        self._mixed = False  # whether it did so in the step that runs
 
     def clear(self) -> None:
         """Forget the run."""
@@ -82,6 +84,10 @@ class Trail:
     def note_iterations(self, taken: int) -> None:
         """For the face optimisation to say how many it took in the step that runs."""
         self._taken = taken
+
+    def note_chunk(self, chunk: int) -> None:
+        """For the face optimisation to say that memory ran out and it goes on with so many frames at once."""
+        self._smaller, self._mixed = chunk, True
 
     def plan(self, course: Course) -> Plan:
         """What a run of this course would do."""
@@ -104,6 +110,7 @@ class Trail:
             self.clear()
             self._key = course.key
         del self._steps[first:], self.seconds[first:]
+        self._smaller = None
         self._kept = {step: x for step, x in self._kept.items() if step <= first}
         began = ended = 0.0
 
@@ -117,11 +124,11 @@ class Trail:
             return x0
 
         def timed_refine(x0: Tensor, i: int) -> Tensor:
-            self._taken = 0
+            self._taken, self._mixed = 0, False
             x0 = x0 if refine is None else refine(x0, i)
             synchronize(x0.device)
             took = StepSeconds(ended - began, time.perf_counter() - ended, self._taken)
-            self._steps.append(course.steps[i])
+            self._steps.append(self._done(course.steps[i]))
             self.seconds.append(took)
             self._measured.append((course.steps[i], took))
             return x0
@@ -130,6 +137,12 @@ class Trail:
         x = sample_euler(kept_denoise, x, sigmas, first=first, refine=timed_refine, callback=callback)
         self._keep(x, course)
         return x, first
+
+    def _done(self, planned: StepSettings | None) -> StepSettings | None:
+        """What a step did: its plan with the chunk that was used; None, which no plan has, where that changed in it."""
+        if planned is None or self._smaller is None:
+            return planned
+        return planned._replace(chunk=None if self._mixed else self._smaller)
 
     def _keep(self, x: Tensor, course: Course) -> None:
         """Keep x before the next step if there is room; noise, before step 0, can be drawn again."""

@@ -9,6 +9,13 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
+from .memory import attempt
+from .models.unet import AnimatorUNet
+
+CHUNK = 8  # frames
+LEAST_TILE = 8  # cells
+WIDTH = 128 + 256 / 4 + 512 / 16 + 512 / 64  # of Stable Video Diffusion's decoder
+
 
 def cell_size(vae: AutoencoderKLTemporalDecoder) -> int:
     """Side of one latent cell in pixels."""
@@ -23,41 +30,118 @@ def encode_image(vae: AutoencoderKLTemporalDecoder, images: Tensor) -> Tensor:
     return vae.encode(images.to(vae.quant_conv.weight)).latent_dist.mode().float()
 
 
+def width_of(network: AutoencoderKLTemporalDecoder | AnimatorUNet) -> float:
+    """Channels of a pixel or cell, over all resolutions: its memory is about proportional to that."""
+    return sum(channels / 4**i for i, channels in enumerate(network.config.block_out_channels))
+
+
 def decode_latents(
     vae: AutoencoderKLTemporalDecoder,
     latents: Tensor,
     *,
-    chunk: int = 8,
+    chunk: int = CHUNK,
     overlap: int = 2,
+    tile: int | None = None,
     keep_on: torch.device | str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    step_down: bool = True,
 ) -> Tensor:
     """Scaled latents to frames: decode(latents / scaling_factor).
 
     latents: [F, 4, h, w] -> [F, 3, H, W] RGB float32, about -1..1 and not clamped. Gradients flow where enabled.
     chunk, overlap: as in decode_chunks; the decoder's temporal layers see one chunk at a time, and frames of two chunks
     are crossfaded. The decoder computes in its own dtype.
+    tile: None decodes whole frames; a number, tiles of at most so many cells, which share a quarter of it and are
+    blended. One tile for everything is exact; else the decoder's norms and attention see a part of the frame alone.
     keep_on: where decoded frames are collected, by default where they are made; "cpu" saves a card's memory.
     on_chunk(frames done, F) is called after each chunk; what it raises stops the decoding.
+    step_down: when memory runs out, finished chunks stay, and the frames from the failed chunk's first are decoded half
+    as many at once, crossfaded like any others; one frame that does not fit is decoded in tiles, of half its longer
+    side, then smaller ones down to LEAST_TILE; on_note(text) says so in the end. Not where gradients flow.
+    Raises torch.OutOfMemoryError when all that did not help.
     """
-    latents = latents / vae.config.scaling_factor
-    chunks = decode_chunks(len(latents), chunk, overlap)
-    total = sum(_fade(part, overlap, len(latents)) for part in chunks)  # [F]
-    video = None
-    for part in chunks:
-        some = latents[part.start : part.stop].to(vae.decoder.conv_in.weight)
-        decoded = vae.decode(some, num_frames=len(part)).sample
-        decoded = decoded.to(decoded.device if keep_on is None else keep_on, torch.float32)
-        if len(chunks) == 1:
-            video = decoded
+    step_down = step_down and not (torch.is_grad_enabled() and latents.requires_grad)
+    latents, frames = latents / vae.config.scaling_factor, len(latents)
+    waiting = decode_chunks(frames, chunk, overlap)
+    video, total = None, torch.zeros(frames)
+    smaller = False
+    while waiting:
+        part = waiting[0]
+        given = vae, latents[part.start : part.stop], tile, keep_on
+        decoded = attempt(_decode, *given) if step_down else _decode(*given)
+        if decoded is None:
+            chunk, tile = _step_down(len(part), tile, latents.shape[-2:])
+            rest = decode_chunks(frames - part.start, chunk, overlap)
+            waiting = [range(part.start + each.start, part.start + each.stop) for each in rest]
+            smaller = True
+            continue
+        del waiting[0]
+        fade = _fade(part, overlap, frames)
+        total += fade
+        if len(part) == frames:
+            video, total = decoded, torch.ones(frames)
         else:
-            if video is None:
-                video = decoded.new_zeros(len(latents), *decoded.shape[1:])
-            share = (_fade(part, overlap, len(latents)) / total)[part.start : part.stop]
-            video[part.start : part.stop] += decoded * share[:, None, None, None].to(decoded)
+            video = decoded.new_zeros(frames, *decoded.shape[1:]) if video is None else video
+            video[part.start : part.stop] += decoded * _as_frames(fade[part.start : part.stop], decoded)
         if on_chunk is not None:
-            on_chunk(part.stop, len(latents))
-    return video
+            on_chunk(part.stop, frames)
+    if smaller and on_note is not None:
+        on_note(_smaller_note(chunk, tile, cell_size(vae)))
+    return video if (total == 1).all() else video.div_(_as_frames(total, video))
+
+
+def _as_frames(weights: Tensor, like: Tensor) -> Tensor:
+    return weights[:, None, None, None].to(like)
+
+
+def _step_down(chunk: int, tile: int | None, size: tuple[int, int]) -> tuple[int, int | None]:
+    """The next smaller thing to try, chunk and tile. size: h, w of the latents."""
+    if chunk > 1:
+        return chunk // 2, tile
+    side = max(size) if tile is None else min(tile, max(size))
+    if side <= LEAST_TILE:
+        raise torch.OutOfMemoryError(
+            f"decoding: memory ran out with one frame and tiles of {side}x{side} latent cells; "
+            "close what else uses the card, or make a smaller video"
+        )
+    return 1, max(-(-side // 2), LEAST_TILE)
+
+
+def _smaller_note(chunk: int, tile: int | None, cell: int) -> str:
+    if tile is None:
+        return f"decoding ran out of memory and went on with {chunk} frames at once: the video may be less steady"
+    side = tile * cell
+    return f"decoding ran out of memory and went on in tiles of {side}x{side} px: their colours may differ a little"
+
+
+def _decode(
+    vae: AutoencoderKLTemporalDecoder, latents: Tensor, tile: int | None, keep_on: torch.device | str | None
+) -> Tensor:
+    """Unscaled latents [n, 4, h, w], seen together, to [n, 3, H, W] float32."""
+
+    def decode(cells: Tensor) -> Tensor:
+        decoded = vae.decode(cells.to(vae.decoder.conv_in.weight), num_frames=len(cells)).sample
+        return decoded.to(decoded.device if keep_on is None else keep_on, torch.float32)
+
+    h, w = latents.shape[-2:]
+    if tile is None or tile >= max(h, w):
+        return decode(latents)
+    cell, overlap = cell_size(vae), tile // 4
+    video, total = None, torch.zeros(h * cell, w * cell)
+    for rows in decode_chunks(h, tile, overlap):
+        for columns in decode_chunks(w, tile, overlap):
+            decoded = decode(latents[:, :, rows.start : rows.stop, columns.start : columns.stop])
+            down, across = (
+                _fade(range(cells.start * cell, cells.stop * cell), overlap * cell, side * cell)
+                for cells, side in ((rows, h), (columns, w))
+            )
+            weight = down[:, None] * across  # [H, W]
+            total += weight
+            video = decoded.new_zeros(*decoded.shape[:2], *total.shape) if video is None else video
+            area = (..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell))
+            video[area] += decoded * weight[area].to(decoded)
+    return video / total.to(video)
 
 
 def decode_chunks(frames: int, chunk: int, overlap: int) -> list[range]:
@@ -76,6 +160,7 @@ def decode_chunks(frames: int, chunk: int, overlap: int) -> list[range]:
 
 
 def _fade(part: range, overlap: int, frames: int) -> Tensor:
-    """Weight of a chunk in each frame of the clip: 0 outside, falling towards its ends over `overlap` frames, [F]."""
+    """Weight of a part of so many frames, or pixels, in each of them: 0 outside, falling towards its ends over
+    `overlap` of them, [F]."""
     inside = torch.minimum(torch.arange(frames) - part.start, part.stop - 1 - torch.arange(frames)) + 1
     return inside.clamp(0, overlap + 1).float()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ..face import FaceDetector
     from ..hjb import HJBConfig
+    from ..parallel import Processes
     from ..pipeline import Animation, Hooks, StableAnimator
     from ..weights import ModelConfig, Places
 
@@ -86,7 +87,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def animate_command(args: argparse.Namespace, report: Report) -> dict:
-    """Animate a picture and write the video."""
+    """Animate a picture and write the video, in as many processes as were launched; the first one answers."""
+    from ..parallel import join_processes
+
+    with join_processes(args.device) as (processes, args.device):
+        result = _animate(args, report, processes)
+    if not processes.first:
+        raise SystemExit
+    return result
+
+
+def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -> dict:
     from ..pipeline import SamplingConfig
     from ..video import check_output, read_image, write_video
     from ..weights import V1_CONFIG, config_of
@@ -103,10 +114,10 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work
     if args.model == V1_CONFIG.name:
         places.require(*V1)
-    reference_pose = read_reference_pose(args, picture, finder)
-    driving = read_driving(args, finder)
+    reference_pose = processes.from_first(lambda: read_reference_pose(args, picture, finder))
+    driving = processes.from_first(lambda: read_driving(args, finder))
     finder.close()  # before the model is loaded: both at once may not fit
-    animator, device = load_animator(args)
+    animator, device = load_animator(args, processes)
     face_detector = load_face_detector(animator, places, args.device)
     result = animator.animate(
         picture,
@@ -124,6 +135,8 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
         guidance=args.guidance,
         seed=args.seed,
     )
+    if not processes.first:
+        return {}
     fps = args.fps or driving.fps or animator.models.config.fps
     written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
@@ -147,11 +160,16 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
     }
 
 
-def load_animator(args: argparse.Namespace) -> tuple["StableAnimator", str]:
+def load_animator(
+    args: argparse.Namespace, processes: "Processes | None" = None
+) -> tuple["StableAnimator", str]:  # fmt: skip
     """The model of --model on --device, and the device's name. Raises InputError."""
+    from ..parallel import ALONE
     from ..pipeline import StableAnimator
 
-    animator = StableAnimator.load(args.model, device=args.device, dtype=dtype_of(args), places=places_of(args))
+    animator = StableAnimator.load(
+        args.model, device=args.device, dtype=dtype_of(args), places=places_of(args), processes=processes or ALONE
+    )
     return animator, str(animator.models.device)
 
 

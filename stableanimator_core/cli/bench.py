@@ -1,8 +1,11 @@
 """`bench`: how fast a model runs on this machine and how much memory it takes."""
 
 import argparse
+import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from .animate import DTYPES, add_model_options, dtype_of, hjb_settings
 from .arguments import add_json, places_of, size, step_range, whole
 from .report import Report
@@ -10,6 +13,7 @@ from .report import Report
 if TYPE_CHECKING:
     import torch
 
+    from ..hjb import HJBConfig
     from ..weights import Models
 
 ROWS = (  # what is shown to people: title, key
@@ -20,6 +24,7 @@ ROWS = (  # what is shown to people: title, key
     ("VAE, decode the clip", "vae_decode_s"),
     ("everything", "total_s"),
 )
+MEMORY = (("memory at its peak", "peak_gib", "peak_gib"), ("HJB's share of it", "hjb_extra_peak_gib", "hjb_gib"))
 
 
 def register(commands) -> None:
@@ -29,6 +34,12 @@ def register(commands) -> None:
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of the clip (16)")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
+    parser.add_argument(
+        "--hjb-chunk", default="", metavar="N[,N]", help="frames decoded at once, the most; several are compared"
+    )
+    parser.add_argument(
+        "--decode", default="", metavar="face|full[,...]", help="what HJB decodes; several are compared"
+    )
     parser.add_argument("--repeats", default=3, type=whole(1), metavar="N", help="medians are over this many (3)")
     parser.add_argument(
         "--random-weights", action="store_true", help="networks of the model's sizes with random weights: no download"
@@ -45,15 +56,22 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
     models = load_models(args)
     width, height = args.size or (None, None)
     settings = SamplingConfig.for_model(models.config, width=width, height=height, steps=args.steps, seed=args.seed)
+    hjb, *others = hjb_variants(hjb_settings(models.config, args), args.hjb_chunk, args.decode)
     result = run_bench(
-        models, settings, hjb_settings(models.config, args), frames=args.frames, repeats=args.repeats,
+        models, settings, hjb, frames=args.frames, repeats=args.repeats, others=others,
         on_stage=lambda done, stage: report.progress(done, len(STAGES), f"stages measured, next: {stage}"),
     )  # fmt: skip
     for title, key in ROWS:
         report.line(f"{title:30} " + ("      off" if result[key] is None else f"{result[key]:8.3f} s"))
-    for title, key in (("memory at its peak", "peak_gib"), ("HJB's share of it", "hjb_extra_peak_gib")):
+    for variant in result["hjb_variants"]:
+        memory = variant["hjb_extra_peak_gib"]
+        told = f", {memory:.3f} GiB more" if memory is not None else ""
+        title = f"HJB, {variant['decode']}, chunk {variant['chunk']}"
+        report.line(f"{title:30} {variant['hjb_iteration_s']:8.3f} s{told}")
+    for title, key, guessed in MEMORY:
         if result[key] is not None:
-            report.line(f"{title:30} {result[key]:8.3f} GiB")
+            estimate = f", estimated {result['estimate'][guessed]:.1f}" if result["estimate"] else ""
+            report.line(f"{title:30} {result[key]:8.3f} GiB{estimate}")
     dtype = next(short for short, name in DTYPES.items() if str(models.dtype) == f"torch.{name}")
     report.line(
         f"{result['frames']} frames of {settings.width}x{settings.height}, {settings.steps} steps, {dtype}, "
@@ -70,6 +88,15 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
         "random_weights": args.random_weights,
         "seed": args.seed,
     }
+
+
+def hjb_variants(base: "HJBConfig", chunks: str, decodes: str) -> "list[HJBConfig]":
+    """All combinations of what two lists with commas say; an empty one leaves what base says. Raises InputError."""
+    if not all(chunk.isdecimal() for chunk in chunks.split(",") if chunks):
+        raise InputError(f'--hjb-chunk "{chunks}": give whole numbers with commas between, as in 2,4,8')
+    numbers = map(int, chunks.split(",")) if chunks else [base.chunk]
+    ways = decodes.split(",") if decodes else [base.decode]
+    return [replace(base, chunk=chunk, decode=decode) for decode, chunk in itertools.product(ways, numbers)]
 
 
 def load_models(args: argparse.Namespace) -> "Models":

@@ -29,6 +29,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     from ..keypoints import Poses
     from ..pipeline import model_hjb
     from ..pose import PoseDetector, draw_poses, extract_poses
+    from ..trail import Trail
     from ..video import contact_sheet, overlay, read_image, read_video, write_image, write_video
 
     folder = prepare_folder(args.out, DEFAULT_OUT)
@@ -45,9 +46,11 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     seconds = time.monotonic() - start
     report.line(f"poses of the driving video's {len(video)} frames found by the built-in estimator in {seconds:.1f} s")
 
+    trail = Trail()  # both runs are the same up to the first step with HJB
+
     def run(hjb: HJBConfig, label: str):
         hooks = progress_hooks(report, label)
-        sampling = {"steps": args.steps, "seed": args.seed}
+        sampling = {"steps": args.steps, "seed": args.seed, "trail": trail}
         return animator.animate(reference, driving, reference_pose, hjb=hjb, hooks=hooks, **sampling)
 
     plain = run(HJBConfig(iterations=0), "without HJB: ")

@@ -13,6 +13,7 @@ from .arguments import add_json, add_places, places_of, size
 from .report import Report
 
 if TYPE_CHECKING:
+    from ..evaluation.plan import MemoryPlan
     from ..weights import Places
 
 Result = TypeVar("Result")
@@ -41,6 +42,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     installation = check_installation(places)
     asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
     job = examine_job(args, places, report) if asked else []
+    plans = plan_for(installation.device)
     findings = (*installation.findings, *job)
     named = {
         f"{level}s": [{"what": finding.what, "fix": finding.fix} for finding in findings if finding.level == level]
@@ -51,14 +53,29 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         **describe_system(),
         "device": installation.device,
         "memory_gib": installation.memory_gib,
+        "memory_plans": [{"size": list(size), **plan.record()} for size, plan in plans.items()],
         "packages": installation.packages,
         "models": installation.models,
         "weights": installation.weights,
         "weights_folders": places.models if places else (),
         **named,
     }
-    _print(result, installation, findings, report)
+    _print(result, installation, findings, plans, report)
     return result
+
+
+def plan_for(device: dict) -> "dict[tuple[int, int], MemoryPlan]":
+    """What the published model takes of this machine's card, by size; nothing without a GPU that torch can use.
+
+    device: of check_installation.
+    """
+    if "gpu" not in device:
+        return {}
+    try:
+        from ..evaluation.plan import plan_published
+    except Exception:  # a broken package raises anything; check_installation has named it
+        return {}
+    return plan_published(device["gpu_memory_gib"])
 
 
 def examine_job(args: argparse.Namespace, places: "Places | None", report: Report) -> list[Finding]:
@@ -116,7 +133,10 @@ def _places(args: argparse.Namespace) -> "Places | None":
         return None
 
 
-def _print(result: dict, installation: Installation, findings: Sequence[Finding], report: Report) -> None:
+def _print(
+    result: dict, installation: Installation, findings: Sequence[Finding],
+    plans: "dict[tuple[int, int], MemoryPlan]", report: Report,
+) -> None:  # fmt: skip
     device = result["device"]
     report.line(f"StableAnimator++ {result['version']}, Python {result['python']}, {result['platform']}")
     computes = device["name"] or "nothing: torch is missing"
@@ -131,8 +151,22 @@ def _print(result: dict, installation: Installation, findings: Sequence[Finding]
     for name, group in installation.weights.items():
         count = f"{len(group['found'])} of {len(group['found']) + len(group['missing'])} files are here"
         report.line(f"weights {name}: {'complete' if group['complete'] else count}")
+    if "gpu" not in device:
+        report.line("memory of a GPU: not planned, none is here that torch can use")
+    for (width, height), plan in plans.items():
+        report.line(f"model v1 at {width}x{height}: {_needed(plan)}")
     for finding in sorted(findings, key=lambda finding: finding.level):  # problems last, where one looks
         for line in finding.lines:
             report.line(line)
     if result["ok"]:
         report.line(f"everything that is needed is here; try: {PROGRAM} demo")
+
+
+def _needed(plan: "MemoryPlan") -> str:
+    """A plan in one line."""
+    from ..evaluation.plan import describe_plan
+
+    told = f"about {plan.peak:.1f} of the card's {plan.card:.1f} GiB"
+    if not plan.fits:
+        return f"{told} at least: too much, make smaller videos or switch the face optimisation off"
+    return f"{told}{''.join(f'; {piece}' for piece in describe_plan(plan))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..conditioning import build_conditioning, resize_picture
 from ..denoiser import frame_guidance, make_denoiser
 from ..errors import InputError
-from ..hjb import HJBConfig, make_face_refiner
+from ..hjb import HJBConfig, make_face_refiner, with_chunk
 from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, sample
 from ..sampling import init_noise, karras_sigmas
@@ -22,16 +22,16 @@ from ..trail import synchronize
 from ..vae import decode_latents, encode_image
 from ..weights import Models
 from ..windows import context_windows
+from .plan import GIB, is_published, plan_memory
 
 STAGES = ("unet_forward", "unet_step", "vae_encode", "vae_decode", "hjb_iteration", "total")
-GIB = 1 << 30
 Made = TypeVar("Made")
 
 
 @torch.no_grad()
 def run_bench(
     models: Models, settings: SamplingConfig, hjb: HJBConfig, *, frames: int, repeats: int = 3,
-    on_stage: Callable[[int, str], None] | None = None,
+    others: Sequence[HJBConfig] = (), on_stage: Callable[[int, str], None] | None = None,
 ) -> dict:  # fmt: skip
     """Measure every stage on a drawn performer: the median of `repeats` calls after one that isn't counted.
 
@@ -40,6 +40,9 @@ def run_bench(
     unet_step: all windows, both branches where there is guidance. hjb_iteration: one of all frames.
     hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it. Both grow with the
     face, face_px wide: drawn performers have large heads, so that a person in full view costs less.
+    hjb.chunk is told as it was in the end. extra_gib: the same need of every stage. estimate: what plan_memory says.
+    warmup_s: the call that isn't counted, and as "first_step" the very first: one sampling step of a model just loaded.
+    hjb_variants: HJB with the settings of `others`, in the same run.
     None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
     on_stage(stages done, name of the next) is called before each of STAGES.
     Raises InputError for frames or repeats below 1, and when HJB is on and no frame shows a face.
@@ -49,7 +52,10 @@ def run_bench(
     config, device, size = models.config, models.device, (settings.width, settings.height)
     clip = make_clip(settings.seed, size=size, frames=frames, family="wave")
     face = find_face(models, clip.reference, clip.reference_pose)
+    start = time.perf_counter()
     first = sample(models, clip.reference, clip.poses, face, replace(settings, steps=1), HJBConfig(iterations=0))
+    synchronize(device)
+    warm, extra = {"first_step": time.perf_counter() - start}, {}
     if hjb.iterations and not first.faces.found.any():
         raise InputError(f"no frame of the drawn performer of seed {settings.seed} shows a face; try another seed")
 
@@ -65,16 +71,34 @@ def run_bench(
     step = make_denoiser(models.unet, cond, guidance, windows)
     still = encode_image(models.vae, resize_picture(picture[None], *size)) * models.vae.config.scaling_factor
     x0 = still.to(device).expand(first.latents.shape)
-    refine = make_face_refiner(models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps)
 
     def told(stage: str) -> None:
         if on_stage is not None:
             on_stage(STAGES.index(stage), stage)
 
-    def seconds(stage: str, work: Callable[[], object]) -> float:
+    def measure(stage: str, work: Callable[[], object]) -> tuple[float, float | None]:
+        """Seconds, and GiB on top; what is told of a stage is its first measurement."""
         told(stage)
-        return median_seconds(work, device, repeats)
+        (median, first_call), memory = peak_gib(lambda: median_seconds(work, device, repeats), device, extra=True)
+        warm.setdefault(stage, first_call)
+        extra.setdefault(stage, memory)
+        return median, memory
 
+    def seconds(stage: str, work: Callable[[], object]) -> float:
+        return measure(stage, work)[0]
+
+    def measure_hjb(hjb: HJBConfig) -> tuple[HJBConfig, dict]:
+        """The settings with the chunk that fitted, and what an iteration takes."""
+        hjb = with_chunk(hjb, models.vae, first.faces, x0.shape[-2:])
+        chunks = [hjb.chunk]
+        refine = make_face_refiner(
+            models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps, on_smaller=chunks.append
+        )
+        took, memory = measure("hjb_iteration", lambda: refine(x0, hjb.first_step))
+        return replace(hjb, chunk=chunks[-1]), {"hjb_iteration_s": took / hjb.iterations, "hjb_extra_peak_gib": memory}
+
+    card = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
+    estimate = plan_memory(models, settings, hjb, first.faces, card).record() if is_published(models) else None
     measured = {
         "unet_forward_s": seconds("unet_forward", lambda: forward(noise, sigma)),
         "unet_step_s": seconds("unet_step", lambda: step(noise, sigma)),
@@ -83,10 +107,12 @@ def run_bench(
         "hjb_iteration_s": None,
         "hjb_extra_peak_gib": None,
     }
+    variants = []
     if hjb.iterations:
-        refined = seconds("hjb_iteration", lambda: refine(x0, hjb.first_step))
-        measured["hjb_iteration_s"] = refined / hjb.iterations
-        _, measured["hjb_extra_peak_gib"] = peak_gib(lambda: refine(x0, hjb.first_step), device, extra=True)
+        hjb, of_hjb = measure_hjb(hjb)
+        measured |= of_hjb
+        for used, of_hjb in map(measure_hjb, others):
+            variants.append({"chunk": used.chunk, "decode": used.decode, **of_hjb})
     boxes = first.faces.boxes[first.faces.found]
     told("total")
     start = time.perf_counter()
@@ -95,6 +121,10 @@ def run_bench(
         **measured,
         "total_s": time.perf_counter() - start,
         "peak_gib": peak,
+        "warmup_s": warm,
+        "extra_gib": extra,
+        "estimate": estimate,
+        "hjb_variants": variants,
         "nan": not (latents.isfinite().all() and video.isfinite().all()),
         "frames": frames,
         "size": list(size),
@@ -115,17 +145,16 @@ def animate(models: Models, clip: Clip, settings: SamplingConfig, hjb: HJBConfig
     return latents, decode_latents(models.vae, latents, keep_on="cpu")
 
 
-def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median wall time of `repeats` calls; one call before them warms up."""
-    work()
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, float]:
+    """Median wall time of `repeats` calls, and that of the one call before them, which warms up."""
     times = []
-    for _ in range(repeats):
+    for _ in range(1 + repeats):
         synchronize(device)
         start = time.perf_counter()
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times[1:]), times[0]
 
 
 def peak_gib(work: Callable[[], Made], device: torch.device, *, extra: bool = False) -> tuple[Made, float | None]:

@@ -1,8 +1,7 @@
-"""What an animation will take: its work in words, the memory of its face optimisation, and time from a short trial."""
+"""What an animation will take: its work in words, memory by a plan, and time from a short trial."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,20 +12,17 @@ import torch
 
 from ..alignment import align
 from ..errors import FaceError, InputError
-from ..face import FaceBoxes, FaceDetector, ReferenceFace
-from ..hjb import HJBConfig, Likeness, StepSettings, Window, place_windows
+from ..face import FaceDetector, ReferenceFace
+from ..hjb import HJBConfig, Likeness
 from ..keypoints import Poses
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
 from ..preflight import Finding, check_installation, check_job
 from ..vae import cell_size, decode_latents
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
 from ..windows import context_windows
-from .bench import GIB, peak_gib, synchronize
+from .bench import peak_gib, synchronize
+from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps
 
-# Stable Video Diffusion's decoder with gradients takes so much for every pixel that is decoded at once, in half
-# precision: both records of tests/benchmarks/2026-11-22-v1-full-size.md over the largest window of their motion.
-HJB_BYTES, HJB_DTYPES = 21_500, (torch.float16, torch.bfloat16)
-SPARE_GIB = 1.0  # of a card, for everything else
 TRIAL_STEPS = 3  # one to warm up, a plain one, one with a face iteration
 IMAGE_BYTES = 3 * 4  # of a pixel, as ComfyUI keeps it
 DECODED = 8  # frames that the trial decodes
@@ -87,9 +83,10 @@ def report_job(
     else:
         motion = job.placed
         faces = None if motion is None else place_motion(config, motion, settings, range(motion.frames))[2]
-        ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, settings, hjb, faces)]
-        if "gpu" in installation.device:
-            findings += check_hjb_memory(models, settings, hjb, faces, installation.device["gpu_memory_gib"])
+        plan = plan_memory(models, settings, hjb, faces, installation.device.get("gpu_memory_gib"))
+        pixels = 0 if motion is None else motion.frames * settings.width * settings.height
+        ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, plan, pixels)]
+        findings += check_memory(models, plan)
         told = "not known for this machine; switch measure on for a short trial"
         if measure:
             told, found = _measured(models, job, settings, hjb, motion, on_forward)
@@ -147,67 +144,21 @@ def try_job(
     return Estimate(ready - start, step_s, iteration_s, decode_s, total_s, peak)
 
 
-def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:
-    """What HJB does, by sampling step; steps that it leaves alone are not among them."""
-    settings = {step: hjb.at(step, steps) for step in range(steps)}
-    return {step: done for step, done in settings.items() if done is not None}
-
-
-def networks_gib(models: Models) -> float:
-    """What the weights take, wherever they are."""
-    weights = (weight for part in models.parts().values() for weight in part.parameters())
-    return sum(weight.numel() * weight.element_size() for weight in weights) / GIB
-
-
-def largest_window(models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes) -> Window | None:
-    """The largest of what HJB decodes at once; a face that moves makes it wider. None where no frame shows a face.
-
-    faces: of the output, in its pixels.
-    """
-    cell = cell_size(models.vae)
-    size, margin = (settings.height // cell, settings.width // cell), hjb.margin if hjb.decode == "face" else None
-    windows = place_windows(faces, size, cell, chunk=hjb.chunk, margin=margin)
-    return max(windows, key=lambda window: math.prod(_shape(window)), default=None)
-
-
-def hjb_gib(models: Models, settings: SamplingConfig, hjb: HJBConfig, window: Window | None) -> float | None:
-    """What HJB takes for this window, on top of the weights.
-
-    None where it is off, and where it was never measured: other autoencoders than the published model's, full
-    precision, whole frames.
-    """
-    cell, config = cell_size(models.vae), models.vae.config
-    published = (cell, list(config.block_out_channels)) == (8, [128, 256, 512, 512])
-    measured = published and models.vae.dtype in HJB_DTYPES and hjb.decode == "face"
-    if not measured or not refined_steps(hjb, settings.steps) or window is None:
-        return None
-    return math.prod(_shape(window)) * cell**2 * HJB_BYTES / GIB
-
-
-def check_hjb_memory(
-    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float
-) -> list[Finding]:
-    """A note where HJB will not fit beside the networks on a card with so much memory. faces: of the output."""
-    if faces is None:
+def check_memory(models: Models, plan: MemoryPlan) -> list[Finding]:
+    """A note where the card is too small for the job, or for doing as much of it at once as usual."""
+    if not is_published(models) or plan.card is None:
         return []
-
-    def needed_at(chunk: int) -> float | None:
-        smaller = replace(hjb, chunk=chunk)
-        return hjb_gib(models, settings, smaller, largest_window(models, settings, smaller, faces))
-
-    needed, rest = needed_at(hjb.chunk), card_gib - networks_gib(models) - SPARE_GIB
-    if needed is None or needed <= rest:
+    smaller = describe_plan(plan)
+    what = f"memory: the job takes about {plan.peak:.1f} GiB at least, the card has {plan.card:.1f} GiB"
+    if not plan.fits:
+        fix = "make a smaller video or lower context_frames"
+        if plan.hjb > max(plan.unet, plan.decode):
+            fix = "make a smaller video, or switch the face optimisation off"
+        return [Finding("note", what, fix)]
+    if not smaller:
         return []
-    fitting = next((chunk for chunk in range(hjb.chunk - 1, 0, -1) if needed_at(chunk) <= rest), None)
-    if fitting is not None:
-        fix = f"set chunk to {fitting} in HJB Options; the result differs a little"
-    else:
-        one = f"chunk 1 still takes {needed_at(1):.1f} GiB"
-        fix = f"{one}: make a smaller video, or switch the face optimisation off"
-    what = (
-        f"memory: the face optimisation takes about {needed:.1f} GiB, the networks {networks_gib(models):.1f} GiB; "
-        f"the card has {card_gib:.1f} GiB"
-    )
+    what = f"memory: as the card has {plan.card:.1f} GiB, {' and '.join(smaller)}"
+    fix = "none is needed, the run does so by itself; fewer frames at once change the result a little"
     return [Finding("note", what, fix)]
 
 
@@ -216,35 +167,29 @@ def describe_work(config: ModelConfig, settings: SamplingConfig, hjb: HJBConfig,
     clip = ""
     if motion is not None:
         windows = len(context_windows(motion.frames, settings.context_window, settings.context_overlap))
-        clip = f"{_counted(motion.frames, 'frame')} in {_counted(windows, 'window')}, "
+        clip = f"{counted(motion.frames, 'frame')} in {counted(windows, 'window')}, "
     face = "no face optimisation"
     refined = list(refined_steps(hjb, settings.steps))
     if refined:
         face = f"{hjb.iterations} face iterations in each of the steps {refined[0]} to {refined[-1]}"
-    steps = _counted(settings.steps, "denoising step")
+    steps = counted(settings.steps, "denoising step")
     return f"work: model '{config.name}', {settings.width}x{settings.height}, {clip}{steps}, {face}"
 
 
-def describe_memory(models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None) -> str:
-    """What the parts take that can be told beforehand. faces: of the output, None without a motion."""
-    told = [f"memory: networks {_size(networks_gib(models))}"]
-    if faces is not None:
-        window = largest_window(models, settings, hjb, faces)
-        needed = hjb_gib(models, settings, hjb, window)
-        if needed is not None:
-            frames, rows, columns = _shape(window)
+def describe_memory(models: Models, plan: MemoryPlan, pixels: int) -> str:
+    """What the parts take; beside the networks only for the published model's sizes. pixels: of the whole video."""
+    told = [f"memory: networks {_size(plan.networks)}"]
+    if is_published(models):
+        told.append(f"denoising about {_size(plan.unet)} more")
+        if plan.window is not None:
+            frames, rows, columns = plan.window
             cell = cell_size(models.vae)
-            at_once = f"{_counted(frames, 'face')} in {columns * cell}x{rows * cell} px at once"
-            told.append(f"face optimisation about {_size(needed)} more for {at_once}")
-        pixels = len(faces.found) * settings.width * settings.height
+            at_once = f"{counted(frames, 'face')} in {columns * cell}x{rows * cell} px at once"
+            told.append(f"face optimisation about {_size(plan.hjb)} more for {at_once}")
+        told.append(f"decoding about {_size(plan.decode)} more")
+    if pixels:
         told.append(f"finished frames {_size(pixels * IMAGE_BYTES / GIB)} of main memory")
     return ", ".join(told)
-
-
-def _shape(window: Window) -> tuple[int, int, int]:
-    """Frames, rows and columns of latent cells."""
-    rows, columns = window.cells
-    return len(window.frames), rows.stop - rows.start, columns.stop - columns.start
 
 
 def _measured(
@@ -261,7 +206,7 @@ def _measured(
     try:
         tried = try_job(models, job.reference, motion, face, settings, hjb, on_forward=on_forward)
     except torch.cuda.OutOfMemoryError:
-        fix = "lower chunk in HJB Options and context_frames, or make a smaller video"
+        fix = "lower context_frames, make a smaller video, or switch the face optimisation off"
         return "not measured", [Finding("problem", "memory: a trial of this job ran out of the card's memory", fix)]
     rounds = f", {tried.iteration_s:.2g} s a face iteration" if tried.iteration_s else ""
     peak = f"; at most {tried.peak_gib:.1f} GiB of the card" if tried.peak_gib is not None else ""
@@ -272,12 +217,8 @@ def _measured(
 
 def _verdict(findings: Sequence[Finding]) -> str:
     problems = sum(finding.level == "problem" for finding in findings)
-    notes = _counted(len(findings) - problems, "note")
-    return f"not ready: {_counted(problems, 'problem')}, {notes}" if problems else f"ready to run, {notes}"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
+    notes = counted(len(findings) - problems, "note")
+    return f"not ready: {counted(problems, 'problem')}, {notes}" if problems else f"ready to run, {notes}"
 
 
 def _size(gib: float) -> str:

@@ -1,5 +1,6 @@
 """Attention processors of the UNet: the ID adapter in space, the image token alone in time."""
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -21,13 +22,13 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 def _attend_image(attn: Attention, hidden_states: Tensor, image_tokens: Tensor) -> Tensor:
-    """The layer's own cross-attention before `to_out`. [B, N, C], [B, M, D] -> [B, N, C].
+    """The layer's own cross-attention before `to_out`. [B, N, C], [B, M, D] -> [B, N, C], or [B, 1, C] where M = 1.
 
-    Softmax over one key is 1, so with one image token (M = 1) every query gets its value.
+    Softmax over one key is 1, so with one image token every query gets its value.
     """
     value = attn.to_v(image_tokens)
     if image_tokens.shape[1] == 1:
-        return value.expand(-1, hidden_states.shape[1], -1)
+        return value
     return _attend(attn.to_q(hidden_states), attn.to_k(image_tokens), value, attn.heads)
 
 
@@ -45,10 +46,13 @@ def frame_statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
     """(z_face − μ_face) · σ_img / (σ_face + 1e-5) + μ_img, both [B, N, C], in float32: one μ and σ per frame.
 
-    The ID adapter of StableAnimator++ (arXiv 2507.15064).
+    z_img may be [B, 1, C], the same for every token. The ID adapter of StableAnimator++ (arXiv 2507.15064).
     """
     mean_face, std_face = frame_statistics(z_face)
     mean_img, std_img = frame_statistics(z_img)
+    tokens, channels = z_face.shape[1:]
+    if z_img.shape[1] == 1:  # the squares add up `tokens` times, over tokens · channels − 1
+        std_img = std_img * math.sqrt(tokens * (channels - 1) / (tokens * channels - 1))
     return (z_face.float() - mean_face) * (std_img / (std_face + _EPS)) + mean_img
 
 
@@ -95,10 +99,10 @@ class IDAdapterAttnProcessor(nn.Module):
         attention_mask is part of diffusers' call; the UNet of Stable Video Diffusion never passes one.
         """
         image_tokens = encoder_hidden_states[:, : -self.num_tokens]
-        z = _attend_image(attn, hidden_states, image_tokens)
+        z = _attend_image(attn, hidden_states, image_tokens)  # [B * F, N or 1, C]
         if self.normalize != "off" and (torch.is_tensor(self.scale) or self.scale != 0):
             z = z + self.scale * self._face_branch(attn, hidden_states, encoder_hidden_states, z).to(z.dtype)
-        return _project_out(attn, z)
+        return _project_out(attn, z.expand_as(hidden_states))
 
     def _face_branch(self, attn: Attention, hidden_states: Tensor, context: Tensor, z_img: Tensor) -> Tensor:
         face_tokens = context[:, -self.num_tokens :]
@@ -123,4 +127,4 @@ class ImageTokenAttnProcessor:
     ) -> Tensor:
         """hidden_states: [N, F, C], encoder_hidden_states: [N, M + num_tokens, D] -> [N, F, C], N = B * h * w."""
         image_tokens = encoder_hidden_states[:, : -self.num_tokens]
-        return _project_out(attn, _attend_image(attn, hidden_states, image_tokens))
+        return _project_out(attn, _attend_image(attn, hidden_states, image_tokens)).expand_as(hidden_states)

@@ -14,7 +14,7 @@ from ..errors import WeightsError
 from .aligner import load_aligner, save_aligner
 from .config import ModelConfig
 from .folder import ASSETS, BUILT_IN, find_model, read_config, read_part, save_models, save_part
-from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models
+from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models, set_for_inference
 from .places import Places
 from .published import V1_CONFIG, is_published, read_published
 from .registry import FILES, V1
@@ -104,7 +104,7 @@ def _load(
             models = build_models(config)
         for part, module in models.parts().items():
             fill(module, *read(part), dtype or torch.float32)
-            module.requires_grad_(False).eval().to(device)  # before the next part is read: saves memory here
+            set_for_inference(module).to(device)  # before the next part is read: saves memory here
     return models
 
 

@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..errors import WeightsError
 from ..models.face_encoder import FaceEncoder
+from ..models.frozen import freeze
 from ..models.iresnet import IResNet
 from ..models.pose_net import PoseNet
 from ..models.unet import AnimatorUNet
@@ -100,6 +101,16 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: Path, dtype: torch.
     module.load_state_dict(state, assign=True)  # the parameters are still without storage
 
 
+def set_for_inference(module: nn.Module) -> nn.Module:
+    """Frozen, in evaluation mode, and frugal where HJB differentiates through it; returns the module."""
+    module.requires_grad_(False).eval()
+    if isinstance(module, AutoencoderKLTemporalDecoder):
+        freeze(module.decoder)
+    elif isinstance(module, IResNet):
+        freeze(module)
+    return module
+
+
 def random_models(
     config: ModelConfig, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Models:
@@ -117,7 +128,7 @@ def random_models(
                 for key, tensor in module.state_dict().items()
             }
             module.load_state_dict(drawn, assign=True)
-            module.requires_grad_(False).eval()
+            set_for_inference(module)
         return models.to(device)  # buffers that are no weights
 
 

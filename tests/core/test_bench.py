@@ -18,7 +18,7 @@ from stableanimator_core.weights import load_models, read_config
 
 PROMISED = {
     "unet_forward_s", "unet_step_s", "hjb_iteration_s", "hjb_extra_peak_gib", "vae_encode_s", "vae_decode_s", "total_s",
-    "peak_gib", "frames", "size", "dtype", "device", "steps", "hjb", "nan",
+    "peak_gib", "frames", "size", "dtype", "device", "steps", "hjb", "nan", "warmup_s", "extra_gib", "estimate",
 }  # fmt: skip
 ONE_ROUND = HJBConfig(iterations=1, last_step=0)
 
@@ -48,8 +48,11 @@ def test_command(capsys, tiny_model):
     assert (result["dtype"], result["device"], result["model"], result["nan"]) == ("fp32", "cpu", "tiny", False)
     assert (result["hjb"]["iterations"], result["hjb"]["first_step"], result["hjb"]["last_step"]) == (2, 1, 2)
     for key in PROMISED:
-        if key.endswith("_s"):
+        if key.endswith("_s") and key != "warmup_s":
             assert result[key] > 0, key
+    stages = set(STAGES) - {"total"}
+    assert set(result["warmup_s"]) == {"first_step", *stages} and min(result["warmup_s"].values()) > 0
+    assert result["extra_gib"] == dict.fromkeys(stages) and result["estimate"] is None and not result["hjb_variants"]
     assert result["frames_with_face"] == 3 and 0 < result["face_px"] < 64
     assert result["peak_gib"] is None and result["hjb_extra_peak_gib"] is None, "no CUDA here: nothing was measured"
 
@@ -85,6 +88,35 @@ def test_default_settings_are_the_models(capsys, tiny_model):
     }  # fmt: skip
 
 
+def test_variants_of_hjb_are_compared(capsys, tiny_model):
+    compared = ["--hjb-chunk", "2,1", "--decode", "face,full"]
+    result = run(capsys, "--model", tiny_model, "--frames", 3, "--repeats", 1, *compared)
+    others = [(variant["decode"], variant["chunk"]) for variant in result["hjb_variants"]]
+    assert (result["hjb"]["decode"], result["hjb"]["chunk"]) == ("face", 2), "the first is the main one"
+    assert others == [("face", 1), ("full", 2), ("full", 1)]
+    assert all(variant["hjb_iteration_s"] > 0 for variant in result["hjb_variants"])
+
+
+def test_the_chunk_that_fitted_is_told(models, monkeypatch):
+    decode = models.vae.decode
+
+    def limited(latents, num_frames):
+        if torch.is_grad_enabled() and latents.requires_grad and num_frames > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, num_frames=num_frames)
+
+    monkeypatch.setattr(models.vae, "decode", limited)
+    assert measure(models, frames=4)["hjb"]["chunk"] == 1
+
+
+def test_the_estimate_stands_beside_the_measurement(models, monkeypatch):
+    """Of the published model's sizes alone, which the others are not."""
+    monkeypatch.setattr(bench, "is_published", lambda models: True)
+    estimate = measure(models)["estimate"]
+    assert estimate["networks_gib"] + estimate["hjb_gib"] <= estimate["peak_gib"] + 0.01
+    assert estimate["card_gib"] is None and estimate["fits"]
+
+
 def test_what_each_stage_runs(models):
     """unet_forward: one branch of one window; unet_step: both branches of all windows; total: the whole clip."""
     calls, stage = {name: [] for name in STAGES}, [None]
@@ -100,9 +132,9 @@ def test_what_each_stage_runs(models):
 
 
 def test_hjb_is_measured_per_iteration(models, monkeypatch):
-    monkeypatch.setattr(bench, "median_seconds", lambda work, device, repeats: 6.0)
+    monkeypatch.setattr(bench, "median_seconds", lambda work, device, repeats: (6.0, 9.0))
     measured = measure(models, hjb=HJBConfig(iterations=3, last_step=0))
-    assert measured["hjb_iteration_s"] == 2.0
+    assert measured["hjb_iteration_s"] == 2.0 and measured["warmup_s"]["hjb_iteration"] == 9.0
 
 
 def test_hjb_that_is_measured_works(models, monkeypatch):
@@ -111,7 +143,7 @@ def test_hjb_that_is_measured_works(models, monkeypatch):
 
     def keep(work, device, repeats):
         moved.append(work())
-        return 1.0
+        return 1.0, 1.0
 
     monkeypatch.setattr(bench, "median_seconds", keep)
     measure(models, hjb=HJBConfig(iterations=1, first_step=1, last_step=1), steps=2)
@@ -132,10 +164,10 @@ def test_nan_is_reported(models):
 
 
 def test_median_after_a_warm_up(monkeypatch):
-    clock = itertools.accumulate([0.0, 1.0, 0.0, 9.0, 0.0, 2.0])
+    clock = itertools.accumulate([0.0, 30.0, 0.0, 1.0, 0.0, 9.0, 0.0, 2.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     calls = []
-    assert median_seconds(lambda: calls.append(1), torch.device("cpu"), repeats=3) == 2.0
+    assert median_seconds(lambda: calls.append(1), torch.device("cpu"), repeats=3) == (2.0, 30.0)
     assert len(calls) == 4
 
 
@@ -167,6 +199,9 @@ def test_wrong_options(capsys, tiny_model):
         (["--dtype", "int8"], "argument --dtype: invalid choice"),
         (["--hjb-steps", "0:5"], "--hjb-steps 0:5: there are 2 denoising steps, 0 to 1"),
         (["--model", "v1", "--models", "nowhere"], "unet"),
+        (["--hjb-chunk", "2,x"], '--hjb-chunk "2,x": give whole numbers with commas between'),
+        (["--hjb-chunk", "0"], "HJB chunk 0: at least 1 frame"),
+        (["--decode", "half"], 'HJB decode "half": give "face" or "full"'),
         (["--repeats", "0"], "0 is not a whole number of 1 or more"),
     ):
         assert cli.main(["bench", "--model", str(tiny_model), "--device", "cpu", *options]) == 2

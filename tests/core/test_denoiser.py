@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stableanimator_core.conditioning import Conditioning
-from stableanimator_core.denoiser import frame_guidance, make_denoiser, scale_input, x0_from_v
+from stableanimator_core.denoiser import HALVES_APART, frame_guidance, make_denoiser, scale_input, x0_from_v
 from stableanimator_core.weights import load_models
 from stableanimator_core.windows import context_windows
 
@@ -38,6 +38,19 @@ def conditioning(frames, *, id_scale=1.0):
 
 def noise(frames):
     return 3 * torch.randn(frames, 4, H, W, generator=torch.Generator().manual_seed(2))
+
+
+def real_conditioning(dtype):
+    """Of three frames, for the tiny model."""
+    g = torch.Generator().manual_seed(0)
+    parts = dict(context=(1, 5, 64), image_latents=(1, 4, 8, 8), time_ids=(1, 3), pose_features=(3, 32, 8, 8))
+    return Conditioning(
+        id_scale=1.0, **{name: torch.randn(*shape, generator=g).to(dtype) for name, shape in parts.items()}
+    )
+
+
+def noise_of(frames):
+    return torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def of_each_frame(sample, context, pose):
@@ -133,6 +146,69 @@ def test_every_call_asks_whether_to_go_on():
     assert not unet.calls
 
 
+class SmallCard(FakeUNet):
+    """Runs out of memory when it is given more than one half."""
+
+    def __init__(self, answer):
+        super().__init__(answer)
+        self.failed = 0
+
+    def __call__(self, sample, *others, **more):
+        if len(sample) > 1:
+            self.failed += 1
+            raise torch.OutOfMemoryError("no room")
+        return super().__call__(sample, *others, **more)
+
+
+def test_where_both_halves_do_not_fit_they_are_run_apart_from_then_on():
+    cond, x, guidance = conditioning(9), noise(9), torch.linspace(1, 3, 9)
+    windows, notes, forwards = context_windows(9, 4, 2), [], []
+    unet = SmallCard(of_each_frame)
+    denoise = make_denoiser(
+        unet, cond, guidance, windows, on_note=notes.append, on_forward=lambda: forwards.append(1)
+    )  # fmt: skip
+    whole = make_denoiser(FakeUNet(of_each_frame), cond, guidance, windows)
+    for sigma in (SIGMA, SIGMA / 2):
+        torch.testing.assert_close(denoise(x, sigma), whole(x, sigma), rtol=0, atol=1e-6)
+    assert unet.failed == 1, "it tried again"
+    assert notes == [HALVES_APART]
+    assert len(forwards) == 1 + len(unet.calls) == 1 + 2 * 2 * len(windows)
+    blank, own = unet.calls[:2]
+    for number, (sample, timestep, context, time_ids, pose, _) in enumerate((blank, own)):
+        assert sample.shape == (1, 4, 8, H, W) and len(timestep) == len(context) == len(time_ids) == 1
+        assert pose.equal(cond.pose_features[windows[0]] * number)
+
+
+def test_no_room_for_one_half_is_an_error():
+    def no_room(*inputs):
+        raise torch.OutOfMemoryError("no room")
+
+    for strength in (1.0, 2.0):
+        unet = FakeUNet(no_room)
+        with pytest.raises(torch.OutOfMemoryError):
+            make_denoiser(unet, conditioning(4), torch.full((4,), strength), [[0, 1, 2, 3]])(noise(4), SIGMA)
+        assert [len(call[0]) for call in unet.calls] == ([1] if strength == 1 else [2, 1])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-6)])
+def test_the_halves_of_a_real_unet_apart(tiny_model, dtype, tolerance):
+    """The prediction is float32, whatever the UNet computes in."""
+    unet, cond, x = load_models(tiny_model, dtype=dtype).unet, real_conditioning(dtype), noise_of(3)
+    frames, guidance = [[0, 1, 2]], frame_guidance(1.5, 2.0, 3)
+
+    def small(sample, *others, **more):
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return unet(sample, *others, **more)
+
+    with torch.no_grad():
+        together = make_denoiser(unet, cond, guidance, frames)(x, SIGMA)
+        apart = make_denoiser(small, cond, guidance, frames)(x, SIGMA)
+        blank = make_denoiser(unet, cond, guidance * 0, frames)(x, SIGMA)
+    torch.testing.assert_close(apart, together, rtol=0, atol=tolerance)
+    assert (blank - together).abs().max() > 10 * tolerance
+
+
 def test_the_input_stays_as_it_is():
     x = noise(4)
     before = x.clone()
@@ -142,13 +218,7 @@ def test_the_input_stays_as_it_is():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_real_unet_in_its_own_precision(tiny_model, dtype):
-    unet = load_models(tiny_model, dtype=dtype).unet
-    g = torch.Generator().manual_seed(0)
-    parts = dict(context=(1, 5, 64), image_latents=(1, 4, 8, 8), time_ids=(1, 3), pose_features=(3, 32, 8, 8))
-    cond = Conditioning(
-        id_scale=1.0, **{name: torch.randn(*shape, generator=g).to(dtype) for name, shape in parts.items()}
-    )
-    x = torch.randn(3, 4, 8, 8, generator=g)
+    unet, cond, x = load_models(tiny_model, dtype=dtype).unet, real_conditioning(dtype), noise_of(3)
     told = []
     unet.register_forward_pre_hook(lambda module, args: told.append(args[1]))
     with torch.no_grad():

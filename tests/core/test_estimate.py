@@ -9,22 +9,19 @@ import pytest
 import torch
 
 from stableanimator_core import preflight
-from stableanimator_core.evaluation import estimate
+from stableanimator_core.evaluation import estimate, plan
 from stableanimator_core.evaluation.estimate import (
     Job,
-    check_hjb_memory,
+    check_memory,
     describe_memory,
     describe_work,
     duration,
-    hjb_gib,
-    largest_window,
-    networks_gib,
-    refined_steps,
     report_job,
     try_job,
 )
+from stableanimator_core.evaluation.plan import describe_plan, networks_gib, plan_memory, plan_published, refined_steps
 from stableanimator_core.face import FaceBoxes, ReferenceFace
-from stableanimator_core.hjb import CURVES, HJBConfig, Window
+from stableanimator_core.hjb import CURVES, HJBConfig, Window, hjb_bytes
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face
 from stableanimator_core.weights import V1_CONFIG, Places, load_models
@@ -50,12 +47,13 @@ def job(clip):
 
 @pytest.fixture
 def published(models, monkeypatch):
-    """A model whose decoder passes for the published one in half precision, with networks of 4 GiB."""
-    vae = models.vae.half()
-    monkeypatch.setattr(vae.config, "block_out_channels", [128, 256, 512, 512])
-    monkeypatch.setattr(estimate, "networks_gib", lambda _: 4.0)
+    """A model whose networks pass for the published ones in half precision, 4 GiB of them."""
+    vae, unet = models.vae.half(), models.unet.half()
+    for network, part in ((vae, "vae"), (unet, "unet")):
+        monkeypatch.setattr(network.config, "block_out_channels", V1_CONFIG.parts[part]["block_out_channels"])
+    monkeypatch.setattr(plan, "networks_gib", lambda _: 4.0)
     yield replace(models, config=V1_CONFIG)
-    vae.float()
+    vae.float(), unet.float()
 
 
 def settings(models: Models, **given) -> SamplingConfig:
@@ -191,22 +189,74 @@ def boxes(*corners: tuple[float, float], side: float = 100) -> FaceBoxes:
 
 def test_memory_of_the_face_optimisation_fits_the_records(published):
     """tests/benchmarks/2026-11-22-v1-full-size.md: the largest windows of its motion, 8 faces, in cells of 8 px."""
-    given = settings(published)
     for rows, columns, gib in ((32, 36, 11.83), (56, 62, 35.56)):
         window = Window(list(range(8)), (slice(0, rows), slice(9, 9 + columns)), boxes())
-        assert hjb_gib(published, given, HJBConfig(), window) == pytest.approx(gib, rel=0.005)
+        assert hjb_bytes(published.vae, window) / 2**30 == pytest.approx(gib, rel=0.005)
 
 
-def test_memory_that_was_never_measured_is_not_told(published):
+def test_memory_is_told_of_the_published_sizes_alone(published, monkeypatch):
     given, faces = settings(published), boxes((200, 100))
-    window = largest_window(published, given, HJBConfig(), faces)
-    assert hjb_gib(published, given, HJBConfig(), window) > 0
-    for hjb in (HJBConfig(decode="full"), HJBConfig(iterations=0), HJBConfig(first_step=90, last_step=99)):
-        assert hjb_gib(published, given, hjb, window) is None
-    nobody = faces._replace(found=torch.zeros(1, dtype=torch.bool))
-    assert hjb_gib(published, given, HJBConfig(), largest_window(published, given, HJBConfig(), nobody)) is None
-    published.vae.float()
-    assert hjb_gib(published, given, HJBConfig(), window) is None
+    assert "denoising about" in describe_memory(published, plan_memory(published, given, HJBConfig(), faces, 1.0), 0)
+    assert check_memory(published, plan_memory(published, given, HJBConfig(), faces, 1.0))
+    monkeypatch.setattr(published.vae.config, "block_out_channels", [64, 256, 512, 512])
+    small = plan_memory(published, given, HJBConfig(), faces, 1.0)
+    assert describe_memory(published, small, 0) == "memory: networks 4.0 GiB" and not check_memory(published, small)
+
+
+def test_stages_of_a_plan(published):
+    """16 frames of 512x512 in a window of 16: bytes of a pixel times pixels times what is done at once."""
+    given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 16)
+    gib, pixels = 2**30, 512 * 512
+    whole = plan_memory(published, given, HJBConfig(), faces, None)
+    assert (whole.together, whole.hjb_chunk, whole.decode_chunk, whole.tile) == (True, 8, 8, None)
+    assert whole.unet == pytest.approx(2 * 16 * pixels * plan.UNET_BYTES / gib)
+    assert whole.hjb == pytest.approx(8 * 136 * 136 * 21_500 / gib) and whole.window == (8, 17, 17)
+    assert whole.decode == pytest.approx(8 * pixels * plan.DECODE_BYTES / gib)
+    assert whole.peak == 4.0 + max(whole.unet, whole.hjb, whole.decode) and whole.fits
+    assert not describe_plan(whole) and not check_memory(published, whole)
+    alone = plan_memory(published, replace(given, guidance=(1.0, 1.0)), HJBConfig(), faces, None)
+    assert alone.unet == whole.unet / 2
+    for hjb in (HJBConfig(iterations=0), HJBConfig(first_step=90, last_step=99)):
+        assert plan_memory(published, given, hjb, faces, None).hjb == 0
+    assert plan_memory(published, given, HJBConfig(), None, None).window is None
+    nobody = faces._replace(found=torch.zeros(16, dtype=torch.bool))
+    assert plan_memory(published, given, HJBConfig(), nobody, None).window is None
+    full = plan_memory(published, given, HJBConfig(decode="full"), faces, None)
+    assert full.window == (8, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "rest, together, faces, frames, tile",
+    [
+        (4.2, True, 8, 8, None),
+        (2.9, True, 4, 4, None),
+        (2.0, False, 2, 2, None),
+        (1.2, False, 2, 2, None),
+    ],
+)
+def test_a_plan_steps_down_until_it_fits(published, rest, together, faces, frames, tile):
+    """rest: GiB beside the networks. What each stage takes of it is at most that."""
+    given, there = settings(published, width=512, height=512), boxes(*[(100, 100)] * 16, side=120)
+    made = plan_memory(published, given, HJBConfig(), there, 5.0 + rest)
+    assert (made.together, made.hjb_chunk, made.decode_chunk, made.tile) == (together, faces, frames, tile)
+    assert made.fits and max(made.unet, made.hjb, made.decode) <= rest
+    notes = check_memory(published, made)
+    assert [finding.level for finding in notes] == (["note"] if faces < 8 else [])
+
+
+def test_tiles_come_last(published):
+    given = settings(published, width=512, height=512)
+    made = plan_memory(published, given, HJBConfig(iterations=0), None, 5.4)
+    assert (made.decode_chunk, made.tile) == (1, 32) and made.decode <= 0.4
+    assert not made.fits, "the UNet is too large all the same"
+    assert "frames are decoded in tiles of 32x32 latent cells" in describe_plan(made)
+    assert plan_memory(published, given, HJBConfig(iterations=0), None, 4.0).tile == 8, "and the least tile the end"
+
+
+def test_the_asked_chunk_is_the_most(published):
+    given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 16)
+    assert plan_memory(published, given, HJBConfig(chunk=3), faces, None).hjb_chunk == 3
+    assert plan_memory(published, given, HJBConfig(chunk=16), faces, 5.0 + 3.2).hjb_chunk == 8
 
 
 def test_a_face_that_moves_takes_more(published):
@@ -215,14 +265,13 @@ def test_a_face_that_moves_takes_more(published):
     still, moving = boxes(*[(104, 104)] * 8), boxes(*((104 + 8 * i, 104) for i in range(8)))
 
     def gib(faces: FaceBoxes, chunk: int) -> float:
-        hjb = HJBConfig(chunk=chunk)
-        return hjb_gib(published, given, hjb, largest_window(published, given, hjb, faces))
+        return plan_memory(published, given, HJBConfig(chunk=chunk), faces, None).hjb
 
     assert gib(moving, 8) == pytest.approx(gib(still, 8) * (136 + 56) / 136)
     assert gib(moving, 1) == gib(still, 1) == pytest.approx(gib(still, 8) / 8)
     last = boxes(*[(104, 104)] * 9, side=50)
     last.boxes[8] = torch.tensor((200.0, 200, 500, 500))
-    assert largest_window(published, given, HJBConfig(), last).frames == [8], "the largest, not the first"
+    assert gib(last, 8) == pytest.approx(41 * 41 * 64 * 21_500 / 2**30), "the largest, not the first"
 
 
 def test_a_cropped_motion_has_larger_faces(published, clip, sound):
@@ -231,31 +280,44 @@ def test_a_cropped_motion_has_larger_faces(published, clip, sound):
         report_job(published, Job({"width": 512, "height": 512}, driving=poses), NOWHERE).splitlines()
         for poses in (clip.poses, replace(clip.poses, width=128))
     ]
-    plain, cropped = (
-        next(line for line in lines if line.startswith("memory: ")).split(" more for ")[0].split() for lines in reports
-    )
-    assert plain[-1] == cropped[-1] == "GiB" and float(cropped[-2]) == pytest.approx(float(plain[-2]), rel=0.15)
+    told = (next(line for line in lines if line.startswith("memory: ")) for lines in reports)
+    plain, cropped = (float(line.split("face optimisation about ")[1].split()[0]) for line in told)
+    assert cropped == pytest.approx(plain, rel=0.15)
 
 
-def test_a_card_too_small_is_noted_with_the_chunk_that_fits(published):
+def test_a_card_too_small_is_noted(published):
     given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 8)
-    needed = hjb_gib(published, given, HJBConfig(), largest_window(published, given, HJBConfig(), faces))
-    assert not check_hjb_memory(published, given, HJBConfig(), faces, 5.1 + needed)
-    assert not check_hjb_memory(published, given, HJBConfig(), None, 5.1)
-    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.1 + needed / 2)
-    assert finding.level == "note" and finding.fix == "set chunk to 4 in HJB Options; the result differs a little"
-    assert f"takes about {needed:.1f} GiB, the networks 4.0 GiB; the card has" in finding.what
-    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.0)
-    assert "make a smaller video, or switch the face optimisation off" in finding.fix
-    told = describe_memory(published, given, HJBConfig(), faces)
-    assert f"face optimisation about {needed:.1f} GiB more for 8 faces in 136x136 px at once, finished" in told
+    (finding,) = check_memory(published, plan_memory(published, given, HJBConfig(decode="full"), faces, 6.0))
+    assert finding.level == "note" and finding.what == (
+        "memory: the job takes about 9.2 GiB at least, the card has 6.0 GiB"
+    )
+    assert finding.fix == "make a smaller video, or switch the face optimisation off"
+    (finding,) = check_memory(published, plan_memory(published, given, HJBConfig(iterations=0), faces, 5.0))
+    assert finding.fix == "make a smaller video or lower context_frames"
+    told = describe_memory(published, plan_memory(published, given, HJBConfig(), faces, None), 8 * 512 * 512)
+    assert told == (
+        "memory: networks 4.0 GiB, denoising about 1.2 GiB more, face optimisation about 3.0 GiB more for 8 faces in "
+        "136x136 px at once, decoding about 4.0 GiB more, finished frames 24.0 MiB of main memory"
+    )
 
 
-def test_the_chunk_that_fits_knows_that_smaller_ones_have_smaller_windows(published):
-    given, faces = settings(published, width=512, height=512), boxes(*((104 + 24 * i, 104) for i in range(8)))
-    four = hjb_gib(published, given, HJBConfig(chunk=4), largest_window(published, given, HJBConfig(chunk=4), faces))
-    (finding,) = check_hjb_memory(published, given, HJBConfig(), faces, 5.0 + 1.01 * four)
-    assert finding.fix.startswith("set chunk to 4 ")
+def test_the_report_plans_for_the_card_that_is_here(published, clip, monkeypatch):
+    card = {"name": "cuda", "gpu": "a small card", "gpu_memory_gib": 6.5, "gpu_memory_free_gib": 6.0}
+    installation = preflight.Installation((), card, None, {}, {}, {})
+    monkeypatch.setattr(estimate, "check_installation", lambda places: installation)
+    lines = report_job(published, Job({"width": 512, "height": 512}, driving=clip.poses), NOWHERE).splitlines()
+    (note,) = (line for line in lines if line.startswith("note: memory: "))
+    assert note.startswith("note: memory: as the card has 6.5 GiB, the face optimisation decodes ")
+
+
+def test_plans_of_the_published_model():
+    """Its real sizes, reckoned without weights: on 24 GiB nothing is in pieces; on 8 GiB 512x512 fits, in pieces."""
+    large, small = plan_published(24.0), plan_published(8.0)
+    assert list(large) == list(small) == [(512, 512), (576, 1024)]
+    assert all(made.fits and not describe_plan(made) for made in large.values())
+    assert large[512, 512].networks == pytest.approx(4.5, abs=0.1)
+    assert small[512, 512].fits and small[512, 512].hjb_chunk < 8
+    assert large[576, 1024].unet > 2 * large[512, 512].unet
 
 
 def test_work_without_a_motion_and_without_hjb(models):

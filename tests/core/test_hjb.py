@@ -9,8 +9,27 @@ from stableanimator_core import hjb
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.face.sharpness import sharpness
-from stableanimator_core.hjb import CURVES, HJBConfig, face_gradient, make_face_refiner, place_windows
-from stableanimator_core.vae import decode_latents
+from stableanimator_core.hjb import (
+    CURVES,
+    HJB_BYTES,
+    HJBConfig,
+    StepSettings,
+    face_gradient,
+    face_mask,
+    find_face_cells,
+    fitting_chunk,
+    hjb_bytes,
+    largest_window,
+    make_face_refiner,
+    place_windows,
+    smaller_note,
+    with_chunk,
+)
+from stableanimator_core.performers import make_clip
+from stableanimator_core.pipeline import SamplingConfig, find_face, place_motion
+from stableanimator_core.vae import cell_size, decode_latents, encode_image
+from stableanimator_core.video.pixels import from_uint8
+from stableanimator_core.weights import load_models
 
 FRAMES, SIZE, CELL = 4, 12, 4
 STEPS = 10
@@ -77,10 +96,13 @@ BOXES = boxes_of((13, 12, 29, 27), (14, 12, 30, 27), (15, 13, 31, 28), (16, 14, 
 FACE_ROWS, FACE_COLUMNS = slice(3, 8), slice(3, 9)  # cells that any of the boxes touches
 
 
-def refine(vae, embed, target, boxes, x0, i=0, steps=STEPS, on_identity=None, measure=False, reference=None, **config):
+def refine(
+    vae, embed, target, boxes, x0, i=0, steps=STEPS, on_identity=None, measure=False, reference=None, on_smaller=None,
+    **config,
+):  # fmt: skip
     return make_face_refiner(
         vae, embed, target, boxes, HJBConfig(**config), steps, reference=reference, on_identity=on_identity,
-        measure=measure,
+        on_smaller=on_smaller, measure=measure,
     )(x0, i)  # fmt: skip
 
 
@@ -539,3 +561,143 @@ def test_curves_are_valid():
     for points in CURVES.values():
         HJBConfig(strength=points)
     assert CURVES["falling"] == HJBConfig().strength
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_of_memory(vae, monkeypatch):
+    """A card on which the decoder may take only so many frames at once; what it was given is noted."""
+    taken, decode = [], vae.decode
+
+    def limit(frames):
+        def limited(latents, num_frames):
+            taken.append(num_frames)
+            if num_frames > frames:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return decode(latents, num_frames=num_frames)
+
+        monkeypatch.setattr(vae, "decode", limited)
+        return taken
+
+    return limit
+
+
+@pytest.mark.parametrize("stop", ["count", "adaptive"])
+def test_the_chunk_halves_when_memory_runs_out(vae, embed, x0, target, short_of_memory, stop):
+    """The iteration is done again: the result is that of the smaller chunk from the start, and told once."""
+    options = {"iterations": 2, "stop": stop, "measure": True, "on_identity": lambda like: None}
+    expected = refine(vae, embed, target, BOXES, x0, chunk=2, **options)
+    taken, smaller = short_of_memory(2), []
+    refined = refine(vae, embed, target, BOXES, x0, chunk=99, on_smaller=smaller.append, **options)
+    assert refined.equal(expected)
+    assert smaller == [2] and taken[0] == 4 and set(taken[1:]) == {2}
+
+
+def test_what_was_done_before_memory_ran_out_stays(vae, embed, x0, target, monkeypatch):
+    """The second of three iterations fails; the first one is not done again, the third goes on with the half."""
+    decode, parts, seen, smaller = vae.decode, [], [], []
+
+    def full_once(latents, num_frames):
+        parts.append(num_frames)
+        if len(parts) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, num_frames=num_frames)
+
+    monkeypatch.setattr(vae, "decode", full_once)
+    told = {"on_identity": lambda like: seen.append((like.iteration, len(smaller))), "on_smaller": smaller.append}
+    refine(vae, embed, target, BOXES, x0, iterations=3, **told)
+    assert parts == [4, 4, 2, 2, 2, 2] and smaller == [2] and seen == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_a_look_at_the_faces_steps_down_too(vae, embed, x0, target, short_of_memory):
+    taken, smaller = short_of_memory(1), []
+    nothing = {"first_step": 5, "last_step": 5, "measure": True, "on_identity": lambda like: None}
+    assert refine(vae, embed, target, BOXES, x0, i=0, on_smaller=smaller.append, **nothing) is x0
+    assert smaller == [2, 1] and taken == [4, 2, 1, 1, 1, 1]
+
+
+def test_the_smaller_chunk_stays_for_later_steps(vae, embed, x0, target, short_of_memory):
+    taken, smaller = short_of_memory(2), []
+    again = make_face_refiner(vae, embed, target, BOXES, HJBConfig(iterations=1), STEPS, on_smaller=smaller.append)
+    again(again(x0, 0), 1)
+    assert taken == [4, 2, 2, 2, 2] and smaller == [2]
+
+
+def test_memory_runs_out_with_one_frame(vae, embed, x0, target, short_of_memory):
+    short_of_memory(0)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        refine(vae, embed, target, BOXES, x0)
+    assert str(caught.value) == (
+        "HJB: memory ran out while one frame was decoded, 36x36 px; "
+        "make a smaller video, decode the face alone, or switch the face optimisation off"
+    )
+
+
+def test_without_a_gpu_eight_frames_are_decoded_at_once(vae, embed, target, short_of_memory):
+    boxes = boxes_of(*[(13, 12, 29, 27)] * 9)
+    taken = short_of_memory(99)
+    refine(vae, embed, target, boxes, torch.randn(9, 4, SIZE, SIZE), iterations=1)
+    assert taken == [8, 1] and with_chunk(HJBConfig(), vae, boxes, (SIZE, SIZE)).chunk == 8
+
+
+def test_the_chunk_is_chosen_from_what_is_free(vae, embed, x0, target, monkeypatch, short_of_memory):
+    size, each = (SIZE, SIZE), hjb_bytes(vae, largest_window(BOXES, (SIZE, SIZE), CELL, chunk=1, margin=2))
+    two = hjb_bytes(vae, largest_window(BOXES, size, CELL, chunk=2, margin=2))
+    assert fitting_chunk(vae, BOXES, size, 2, two) == 2 and fitting_chunk(vae, BOXES, size, 2, two - 1) == 1
+    assert fitting_chunk(vae, BOXES, size, 2, 0) == 1, "one frame is always tried"
+    assert fitting_chunk(vae, BOXES, size, 2, 99 * each) == 8 and fitting_chunk(vae, BOXES, size, 2, two, most=4) == 2
+    nobody = FaceBoxes(BOXES.boxes, torch.zeros(FRAMES, dtype=torch.bool))
+    assert fitting_chunk(vae, nobody, size, 2, 0) == 8
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: hjb.SPARE_BYTES + two + 1)
+    assert with_chunk(HJBConfig(), vae, BOXES, size).chunk == 2
+    assert with_chunk(HJBConfig(chunk=3), vae, BOXES, size).chunk == 3, "a number is obeyed"
+    taken = short_of_memory(99)
+    refine(vae, embed, target, BOXES, x0, iterations=1)
+    assert taken == [2, 2]
+
+
+def test_memory_follows_channels_precision_and_area(vae):
+    """Three levels of 32 channels; the published decoder's, 128 256 512 512, make 232 with their share of pixels."""
+    (window,) = place_windows(BOXES, (SIZE, SIZE), CELL, chunk=4, margin=2)
+    assert window.shape == (4, 9, 10)
+    pixels, width = 4 * 9 * 10 * 16, 32 * (1 + 1 / 4 + 1 / 16)
+    assert hjb_bytes(vae, window) == pytest.approx(pixels * HJB_BYTES * 2 * width / 232)
+    try:
+        assert hjb_bytes(vae.bfloat16(), window) == pytest.approx(pixels * HJB_BYTES * width / 232)
+    finally:
+        vae.float()
+    assert hjb_bytes(vae, None) == 0
+
+
+def test_the_chunk_belongs_to_what_a_step_does():
+    assert HJBConfig().at(0, 5).chunk is None
+    assert HJBConfig(chunk=4).at(0, 5) == StepSettings(10, 0.1, 2, "face", 4, None) != HJBConfig(chunk=8).at(0, 5)
+
+
+def test_stepping_down_is_told_with_what_to_do():
+    assert smaller_note(4).endswith("comes out slightly different, unless chunk is set to 4 there")
+
+
+def test_gradient_of_the_crop_on_the_built_in_model():
+    """The built-in decoder was trained: its crops say more of the whole frame than those of random decoders."""
+    models = load_models("mini")
+    clip = make_clip(5, size=(160, 160), frames=4, family="wave")
+    settings = SamplingConfig.for_model(models.config)
+    boxes = place_motion(models.config, clip.poses, settings, range(4))[2]
+    with torch.no_grad():
+        target = find_face(models, make_clip(6, size=(160, 160), frames=1).reference, clip.reference_pose).embedding
+        video = torch.stack([from_uint8(frame) for frame in clip.frames])
+        x0 = encode_image(models.vae, video) * models.vae.config.scaling_factor
+    size, cell = x0.shape[-2:], cell_size(models.vae)
+    face = face_mask(find_face_cells(boxes, size, cell), x0)
+
+    def gradient(margin):
+        windows = place_windows(boxes, size, cell, chunk=8, margin=margin)
+        return (face * face_gradient(x0, windows, models.vae, models.face_embedder, target)[1]).flatten(1)
+
+    whole = gradient(None)
+    cosine = {margin: torch.cosine_similarity(gradient(margin), whole).mean().item() for margin in (0, 1, 2, 4)}
+    print(", ".join(f"margin {margin}: cosine {value:.3f}" for margin, value in cosine.items()))
+    assert cosine[1] > 0.85 and cosine[0] < cosine[1] < cosine[2] < cosine[4] < 1.0001

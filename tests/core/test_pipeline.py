@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from stableanimator_core import pipeline
+from stableanimator_core.denoiser import HALVES_APART
 from stableanimator_core.errors import FaceError, InputError, WeightsError
 from stableanimator_core.face import DetectedFace, FaceBoxes, face_boxes
 from stableanimator_core.face.template import TEMPLATE
@@ -28,6 +30,7 @@ from stableanimator_core.pipeline import (
     to_uint8,
 )
 from stableanimator_core.pose.draw import draw_poses
+from stableanimator_core.trail import Trail
 from stableanimator_core.video import read_image
 from stableanimator_core.weights import V1_CONFIG, Places, load_models, read_config
 
@@ -250,6 +253,38 @@ def test_no_gradient_is_kept(animate, animator):
     animate()
     assert torch.is_grad_enabled()
     assert all(weight.grad is None for part in animator.models.parts().values() for weight in part.parameters())
+
+
+def test_what_a_trail_kept_is_not_run_again_but_counts(animate):
+    """The second run begins with the step that it changes; its time is what it would take alone."""
+    trail, calls = Trail(), []
+    hooks = Hooks(on_forward=lambda: calls.append(time.sleep(0.3)))
+    hjb = HJBConfig(iterations=1, first_step=3, last_step=3, lr=0.5)
+    plain = animate(hjb=OFF, steps=4, trail=trail, hooks=hooks)
+    assert len(calls) == 4
+    start = time.monotonic()
+    made = animate(hjb=hjb, steps=4, trail=trail, hooks=hooks)
+    took = time.monotonic() - start
+    assert len(calls) == 5
+    assert made.seconds > took + 0.8
+    whole = animate(hjb=hjb, steps=4)
+    np.testing.assert_array_equal(made.frames, whole.frames)
+    assert (made.frames != plain.frames).any()
+
+
+def test_what_happened_to_memory_is_noted(animate, animator, monkeypatch):
+    unet = animator.models.unet.forward
+
+    def small_card(sample, *others, **more):
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return unet(sample, *others, **more)
+
+    whole = animate(hjb=OFF)
+    monkeypatch.setattr(animator.models.unet, "forward", small_card)
+    made = animate(hjb=OFF)
+    assert HALVES_APART in made.notes and HALVES_APART not in whole.notes
+    np.testing.assert_allclose(made.frames.astype(int), whole.frames, atol=1)
 
 
 # --- hooks ----------------------------------------------------------------------------------------------------------

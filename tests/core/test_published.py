@@ -90,7 +90,7 @@ def folder(models, tmp_path) -> Path:
         path = tmp_path / FILES[part].path
         path.parent.mkdir(parents=True, exist_ok=True)
         save = torch.save if path.suffix == ".pth" else save_file
-        save(module.state_dict(), path)
+        save({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, path)
     return tmp_path
 
 

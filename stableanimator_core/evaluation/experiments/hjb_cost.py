@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...face.pictures import face_pictures
-from ...hjb import HJBConfig, face_gradient, face_mask, find_face_cells, place_windows
+from ...hjb import HJBConfig, face_gradient, face_mask, find_face_cells, place_windows, with_chunk
 from ...pipeline import Hooks, find_face, model_hjb
 from ...vae import cell_size
 from ...video import contact_sheet, spread
@@ -133,7 +133,8 @@ def _gradients(studio: Studio, take: Take, hjb: HJBConfig) -> dict[int, list[dic
     target = find_face(models, take.clip.reference, take.clip.reference_pose).embedding
     found: dict[int, list[dict[str, float]]] = {margin: [] for margin in MARGINS}
     for x0 in states:
-        for margin, values in compare_gradients(models, x0, take, target, hjb.chunk).items():
+        chunk = with_chunk(hjb, models.vae, take.boxes, x0.shape[-2:]).chunk
+        for margin, values in compare_gradients(models, x0, take, target, chunk).items():
             found[margin].append(values)
     return found
 

@@ -1,0 +1,28 @@
+"""The card's memory: how much of it is free, and what to do when it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What tensors can still take on a CUDA device, with what torch holds and does not use; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def attempt(work: Callable[..., Made], *given) -> Made | None:
+    """work(*given), which is never None; None when memory ran out, with all that the work had taken given back."""
+    try:
+        return work(*given)
+    except torch.OutOfMemoryError:  # its traceback holds the work's tensors: they go at the end of this block
+        pass
+    torch.cuda.empty_cache()
+    return None

@@ -1,0 +1,61 @@
+"""`doctor` plans the memory of this machine's card."""
+
+import json
+import sys
+
+import pytest
+
+from stableanimator_core import cli
+from stableanimator_core.cli import doctor
+from stableanimator_core.cli.doctor import plan_for
+from stableanimator_core.preflight import Installation
+
+
+@pytest.fixture
+def told(capsys, monkeypatch):
+    """What doctor says on a machine with such a device, as text and as JSON."""
+
+    def run(device: dict) -> tuple[str, dict]:
+        installation = Installation((), device, None, {}, {}, {})
+        monkeypatch.setattr(doctor, "check_installation", lambda places: installation)
+        assert cli.main(["doctor"]) == cli.main(["doctor", "--json"]) == 0
+        text, _, record = capsys.readouterr().out.rpartition("\n{")
+        return text, json.loads("{" + record)
+
+    return run
+
+
+def card(gib: float) -> dict:
+    return {"name": "cuda", "torch": "2.11", "gpu": "a card", "gpu_memory_gib": gib, "gpu_memory_free_gib": gib}
+
+
+def test_without_a_gpu_nothing_is_planned(told):
+    text, record = told({"name": "cpu", "torch": "2.11"})
+    assert "memory of a GPU: not planned, none is here that torch can use" in text
+    assert record["memory_plans"] == []
+
+
+def test_the_published_model_is_planned_for_the_card(told):
+    text, record = told(card(8.0))
+    small, large = record["memory_plans"]
+    assert small["size"] == [512, 512] and large["size"] == [576, 1024]
+    assert small["fits"] and small["card_gib"] == 8.0 and small["hjb_chunk"] < 8
+    lines = [line for line in text.splitlines() if line.startswith("model v1 at ")]
+    assert lines[0].startswith(f"model v1 at 512x512: about {small['peak_gib']:.1f} of the card's 8.0 GiB; ")
+    assert f"the face optimisation decodes {small['hjb_chunk']} faces at once" in lines[0]
+
+
+def test_a_card_that_is_too_small(told):
+    text, record = told(card(5.0))
+    assert not any(plan["fits"] for plan in record["memory_plans"])
+    assert text.count("at least: too much, make smaller videos or switch the face optimisation off") == 2
+
+
+def test_a_large_card_needs_no_pieces(told):
+    text, _ = told(card(80.0))
+    assert all(line.endswith("of the card's 80.0 GiB") for line in text.splitlines() if line.startswith("model v1 at "))
+
+
+def test_broken_packages_are_not_planned_with(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stableanimator_core.evaluation.plan", None)
+    assert plan_for(card(8.0)) == {}

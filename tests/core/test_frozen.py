@@ -1,0 +1,412 @@
+"""Frugal layers give the plain ones' numbers and gradients, and keep little of what went through them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import Tensor, nn
+
+from stableanimator_core.models import IResNet, PoseNet, frozen
+from stableanimator_core.models.frozen import FrozenBlock, FrozenConv2d, FrozenNormSiLU, FrozenTimeConv, freeze
+from stableanimator_core.weights import build_models, config_of, load_models, random_models, save_models
+
+
+def randomized(network: nn.Module) -> nn.Module:
+    """With norms, blends and slopes that differ between channels and blocks."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.is_floating_point() and tensor.ndim < 2:
+            noise = 0.3 * torch.randn(tensor.shape, generator=generator)
+            tensor.data = noise.abs() + 0.5 if name.endswith("running_var") else tensor.data + noise
+    return network.double().requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def plain_vae():
+    torch.manual_seed(0)
+    return randomized(
+        AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 3, block_out_channels=(32, 64, 96), layers_per_block=2
+        )
+    )
+
+
+@pytest.fixture
+def vae(plain_vae):
+    vae = copy.deepcopy(plain_vae)
+    freeze(vae.decoder)
+    return vae
+
+
+@pytest.fixture(scope="module", params=["fc", "depthwise"])
+def plain_embedder(request):
+    torch.manual_seed(0)
+    return randomized(IResNet([1, 2, 1, 1], [8, 12, 16, 20], 16, 45, head=request.param))
+
+
+@pytest.fixture
+def embedder(plain_embedder):
+    embedder = copy.deepcopy(plain_embedder)
+    freeze(embedder)
+    return embedder
+
+
+def faces(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 45, 45, generator=torch.Generator().manual_seed(1)).double()
+
+
+def latents(frames: int = 3, height: int = 5, width: int = 3) -> Tensor:
+    return torch.randn(frames, 4, height, width, generator=torch.Generator().manual_seed(2)).double()
+
+
+def decode(vae: AutoencoderKLTemporalDecoder, z: Tensor, frames: int | None = None) -> Tensor:
+    return vae.decode(z, num_frames=frames or len(z)).sample
+
+
+def value_and_gradient(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """A call's result and the gradient of the mean of its squares by x."""
+    x = x.clone().requires_grad_()
+    y = call(x)
+    return y.detach(), torch.autograd.grad(y.square().mean(), x)[0]
+
+
+def kept_bytes(call: Callable[[Tensor], Tensor], x: Tensor, network: nn.Module) -> int:
+    """What autograd keeps for the backward pass, weights and buffers aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict(keep_vars=True).values()}
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = call(x.clone().requires_grad_())
+    assert y.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frames, clip, size",
+    [(1, 1, (4, 4)), (3, 3, (5, 3)), (8, 8, (1, 7)), (6, 3, (3, 2)), (4, 1, (2, 2)), (2, 2, (1, 1))],
+)
+def test_decoder_gives_the_plain_values_and_gradients(plain_vae, vae, frames, clip, size):
+    z = latents(frames, *size)
+    plain, frugal = (value_and_gradient(lambda x, v=v: decode(v, x, clip), z) for v in (plain_vae, vae))
+    torch.testing.assert_close(frugal, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_embedder_gives_the_plain_values_and_gradients(plain_embedder, embedder, count):
+    plain, frugal = (value_and_gradient(network, faces(count)) for network in (plain_embedder, embedder))
+    torch.testing.assert_close(frugal, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_values_without_gradients(plain_vae, vae, plain_embedder, embedder, mode):
+    with mode():
+        torch.testing.assert_close(decode(vae, latents()), decode(plain_vae, latents()))
+        torch.testing.assert_close(embedder(faces()), plain_embedder(faces()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_as_accurate_as_before(plain_vae, vae, dtype):
+    z = latents(4, 4, 4)
+    true = value_and_gradient(lambda x: decode(plain_vae, x), z)
+    errors = []
+    for each in (copy.deepcopy(plain_vae), vae):
+        each.to(dtype)
+        half = value_and_gradient(lambda x, v=each: decode(v, x.to(dtype)).float(), z.float())
+        errors.append([distance(a, b) for a, b in zip(half, true)])
+    plain, frugal = errors
+    assert frugal[0] < 1.05 * plain[0] and frugal[1] < 1.05 * plain[1], errors
+
+
+def test_autocast_works_as_before(plain_vae, vae):
+    def call(x: Tensor, each: AutoencoderKLTemporalDecoder) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return decode(each.float(), x).float()
+
+    plain, frugal = (
+        value_and_gradient(lambda x, v=v: call(x, v), latents().float()) for v in (copy.deepcopy(plain_vae), vae)
+    )
+    assert distance(frugal[0], plain[0]) < 0.05 and distance(frugal[1], plain[1]) < 0.05
+
+
+def test_dtype_changes_there_and_back(vae):
+    assert decode(vae.half(), latents().half()).dtype == torch.float16
+    vae.float()
+    weight = vae.decoder.up_blocks[0].resnets[0].spatial_res_block.conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert decode(vae, latents().float()).dtype == torch.float32
+
+
+def test_layout_stays_channels_last(vae):
+    """Of activations and of their gradients, to the stride of a batch of one, by which torch chooses its kernels."""
+    seen = []
+
+    def look(name: str, y: Tensor) -> None:
+        seen.append((name, y))
+        y.register_hook(lambda g: seen.append((f"gradient of {name}", g)))
+
+    for name, module in vae.decoder.named_modules():
+        if isinstance(module, (FrozenBlock, FrozenNormSiLU, FrozenConv2d, FrozenTimeConv)):
+            module.register_forward_hook(lambda module, x, y, name=name: look(name, y))
+    z = latents(3, 6, 5).float().requires_grad_()  # torch convolves float64 in a layout of its own
+    decode(vae.float(), z).square().sum().backward()
+    for name, y in seen:
+        assert y.stride() == y.movedim(1, -1).contiguous().movedim(-1, 1).stride(), name
+    assert len(seen) > 150
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_decoder_keeps_less_than_half(plain_vae, vae):
+    z = latents(4, 8, 8)
+    plain, frugal = (kept_bytes(lambda x, v=v: decode(v, x), z, v) for v in (plain_vae, vae))
+    assert 0 < frugal < 0.36 * plain
+
+
+def test_embedder_keeps_a_byte_per_slope(plain_embedder, embedder):
+    plain, frugal = (kept_bytes(network, faces(), network) for network in (plain_embedder, embedder))
+    assert 0 < frugal < 0.06 * plain
+
+
+def test_inputs_of_convolutions_are_let_go(vae):
+    inputs = []
+    for name, module in vae.decoder.named_modules():
+        if name.endswith(("conv1", "conv2")):
+            module.register_forward_hook(lambda module, x, y: inputs.append(weakref.ref(x[0])))
+    y = decode(vae, latents().requires_grad_())
+    assert y.requires_grad and len(inputs) > 30 and not any(each() is not None for each in inputs)
+
+
+def test_nothing_is_kept_without_gradients(vae):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x), torch.no_grad():
+        decode(vae, latents())
+    assert not kept
+
+
+# --- use ------------------------------------------------------------------------------------------------------------
+
+
+def test_several_passes_before_their_gradients(plain_vae, vae):
+    first, second = latents(2, 4, 4), latents(3, 2, 5)
+    gradients = []
+    for each in (plain_vae, vae):
+        a, b = first.clone().requires_grad_(), second.clone().requires_grad_()
+        loss = decode(each, a).square().sum() + decode(each, b).sum() * decode(each, a).mean()
+        gradients.append([torch.autograd.grad(loss, (a, b), retain_graph=True) for _ in range(2)])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_second_derivatives_are_refused(vae):
+    z = latents(1).requires_grad_()
+    (gradient,) = torch.autograd.grad(decode(vae, z).square().sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_copies_are_frugal_too(vae, embedder, copied):
+    for network, call, x in ((vae, decode, latents()), (embedder, nn.Module.__call__, faces())):
+        twin = copied(network)
+        assert [type(module) for module in twin.modules()] == [type(module) for module in network.modules()]
+        pair = (value_and_gradient(lambda x, n=n, call=call: call(n, x), x) for n in (network, twin))
+        torch.testing.assert_close(*pair)
+        kept = (kept_bytes(lambda x, n=n, call=call: call(n, x), x, n) for n in (network, twin))
+        assert len(set(kept)) == 1
+
+
+def test_state_dict_stays(plain_vae, vae, plain_embedder, embedder):
+    for plain, frugal in ((plain_vae, vae), (plain_embedder, embedder)):
+        before, after = plain.state_dict(), frugal.state_dict()
+        assert list(after) == list(before)
+        assert all(after[key].equal(before[key]) for key in before)
+        frugal.load_state_dict(before)
+
+
+def test_frugal_models_are_written_as_before(tiny_model, tmp_path):
+    """Files want contiguous tensors."""
+    models = load_models(tiny_model)
+    save_models(models, tmp_path)
+    again = load_models(tmp_path)
+    for part, module in models.parts().items():
+        state = getattr(again, part).state_dict()
+        assert all(tensor.equal(state[key]) for key, tensor in module.state_dict().items())
+
+
+def test_freezing_twice(plain_vae, vae):
+    kinds = [type(module) for module in vae.modules()]
+    freeze(vae.decoder, fused=True)
+    assert [type(module) for module in vae.modules()] == kinds
+    assert all(norm.fused for norm in vae.modules() if isinstance(norm, FrozenNormSiLU))
+    torch.testing.assert_close(decode(vae, latents()), decode(plain_vae, latents()))  # on the CPU nothing is compiled
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def weight_gradients(network: nn.Module, y: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    y.square().mean().backward()
+    return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("through_input", [True, False])
+def test_decoder_that_trains_again(plain_vae, vae, through_input):
+    plain = copy.deepcopy(plain_vae)
+    expected, actual = (
+        weight_gradients(each.decoder, decode(each.requires_grad_(True).train(), z.requires_grad_(through_input)))
+        for each, z in ((plain, latents()), (vae, latents()))
+    )
+    assert actual.keys() == expected.keys() == dict(vae.decoder.named_parameters()).keys()
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_one_layer_that_trains(plain_vae, vae, part):
+    """Of every kind of layer one, between others that stay frozen."""
+    layers = (
+        "conv_in", "up_blocks.0.resnets.0.spatial_res_block.norm1", "mid_block.resnets.0.temporal_res_block.conv2",
+        "up_blocks.1.resnets.1.temporal_res_block.norm2", "conv_norm_out", "time_conv_out",
+    )  # fmt: skip
+    for layer in layers:
+        gradients = []
+        for each in (copy.deepcopy(plain_vae), copy.deepcopy(vae)):
+            getattr(each.decoder.get_submodule(layer), part).requires_grad_(True)
+            gradients.append(weight_gradients(each.decoder, decode(each, latents().requires_grad_())))
+        assert list(gradients[1]) == [f"{layer}.{part}"]
+        torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embedder_that_trains_again(plain_embedder, embedder, training):
+    plain = copy.deepcopy(plain_embedder)
+    expected, actual = (
+        weight_gradients(each, each.requires_grad_(True).train(training)(faces().requires_grad_()))
+        for each in (plain, embedder)
+    )
+    assert actual.keys() == expected.keys() == dict(embedder.named_parameters()).keys()
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(embedder.state_dict(), plain.state_dict())  # running statistics went along
+
+
+def test_batch_statistics_of_frozen_weights(plain_embedder, embedder):
+    """train() alone, with frozen weights, normalises by the batch."""
+    plain = copy.deepcopy(plain_embedder)
+    pair = (value_and_gradient(network.train(), faces()) for network in (embedder, plain))
+    torch.testing.assert_close(*pair)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match="PoseNet has no frugal layers; freeze a TemporalDecoder or an IResNet"):
+        freeze(PoseNet(32).requires_grad_(False).eval())
+
+
+def test_networks_in_training_mode_are_refused(plain_embedder):
+    with pytest.raises(ValueError, match=r"IResNet is in training mode; call eval\(\)"):
+        freeze(copy.deepcopy(plain_embedder).train())
+
+
+def test_weights_that_require_grad_are_refused(plain_vae):
+    decoder = copy.deepcopy(plain_vae).decoder
+    decoder.conv_out.bias.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"TemporalDecoder: conv_out.bias requires grad; call requires_grad_\(False\)"):
+        freeze(decoder)
+    assert not any(isinstance(module, FrozenConv2d) for module in decoder.modules())
+
+
+# --- the functions that a compiler fuses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 5, 7), (1, 32, 4, 3, 2), (2, 32, 1, 1)])
+@pytest.mark.parametrize("layout", ["first", "last"])
+def test_norm_silu_and_its_gradient(shape, layout):
+    generator = torch.Generator().manual_seed(3)
+    x, g = (torch.randn(shape, generator=generator).double() + 2 for _ in range(2))
+    if layout == "last":
+        x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    weight, bias = (torch.randn(shape[1], generator=generator).double() for _ in range(2))
+    how = (weight, bias, 32, 1e-5)
+    x.requires_grad_()
+    y = F.silu(F.group_norm(x, 32, weight, bias, 1e-5))
+    (expected,) = torch.autograd.grad(y, x, g)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.norm_silu(x, *how), y)
+        torch.testing.assert_close(frozen.norm_silu_backward(g, x, *how), expected)
+
+
+def test_statistics_are_float32_where_half_precision_overflows():
+    x = 300 + torch.randn(1, 32, 64, 64, generator=torch.Generator().manual_seed(4))
+    x, how = x.half(), (torch.ones(32).half(), torch.zeros(32).half(), 32, 1e-6)
+    true = F.silu(F.group_norm(x.double(), 32, eps=1e-6))
+    assert x.square().isinf().any() and distance(frozen.norm_silu(x, *how), true) < 1e-3
+
+
+def test_fused_norms_compute_by_the_compiled_functions(monkeypatch, plain_vae):
+    called = []
+
+    def compiled(function: Callable) -> Callable:
+        called.append(function)
+        return function
+
+    monkeypatch.setattr(frozen, "_compiled", compiled)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    vae = copy.deepcopy(plain_vae)
+    freeze(vae.decoder, fused=True)
+    actual = value_and_gradient(lambda x: decode(vae, x), latents())
+    norms = sum(isinstance(module, FrozenNormSiLU) for module in vae.modules())
+    assert called.count(frozen.norm_silu) == called.count(frozen.norm_silu_backward) == norms
+    torch.testing.assert_close(actual, value_and_gradient(lambda x: decode(plain_vae, x), latents()))
+
+
+# --- models as they are loaded --------------------------------------------------------------------------------------
+
+
+def frugal_layers(network: nn.Module) -> int:
+    return sum(type(module).__module__ == frozen.__name__ for module in network.modules())
+
+
+def test_loaded_models_are_frugal(tiny_model):
+    with torch.inference_mode():
+        models = load_models(tiny_model)
+    generated = random_models(config_of(tiny_model))
+    for each in (models, generated):
+        assert frugal_layers(each.vae.decoder) > 50 and frugal_layers(each.vae.encoder) == 0
+        assert frugal_layers(each.face_embedder) > 30 and frugal_layers(each.face_judge) > 30
+        assert frugal_layers(each.unet) == frugal_layers(each.pose_net) == 0
+    z = latents().float().requires_grad_()
+    decode(models.vae, z).sum().backward()
+    assert z.grad.isfinite().all()
+    assert not any(weight.is_inference() for part in models.parts().values() for weight in part.parameters())
+
+
+def test_models_for_training_are_plain(tiny_model):
+    assert not any(frugal_layers(part) for part in build_models(config_of(tiny_model)).parts().values())
+
+
+def test_time_convolutions_over_several_clips():
+    conv = nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0)).requires_grad_(False).double()
+    frugal = copy.deepcopy(conv)
+    frugal.__class__ = FrozenTimeConv
+    x = torch.randn(2, 4, 5, 3, 2).double()
+    torch.testing.assert_close(value_and_gradient(frugal, x), value_and_gradient(conv, x))

@@ -1,0 +1,106 @@
+"""Memory runs out in a run: it goes on with less at once, says so, and a later run knows what was done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stableanimator_core import hjb
+from stableanimator_core.hjb import HJBConfig, smaller_note
+from stableanimator_core.performers import make_clip
+from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, plan_sampling, sample
+from stableanimator_core.trail import Trail
+from stableanimator_core.weights import load_models
+
+STEPS, FRAMES = 4, 4
+HJB = HJBConfig(iterations=2, first_step=1, last_step=3, lr=0.3)
+
+
+@pytest.fixture
+def models(tiny_model):
+    return load_models(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_clip(0, size=(64, 64), frames=FRAMES, family="wave")
+
+
+@pytest.fixture
+def job(models, clip):
+    with torch.no_grad():
+        face = find_face(models, clip.reference, clip.reference_pose)
+    return models, clip.reference, clip.poses, face, SamplingConfig.for_model(models.config, steps=STEPS)
+
+
+@pytest.fixture
+def full_at(models, monkeypatch):
+    """Memory runs out in the decodings with these numbers, counted from 0."""
+
+    def arrange(*numbers: int) -> None:
+        decode, count = models.vae.decode, iter(range(1000))
+
+        def limited(latents, num_frames):
+            if next(count) in numbers:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return decode(latents, num_frames=num_frames)
+
+        monkeypatch.setattr(models.vae, "decode", limited)
+
+    return arrange
+
+
+def run(job, options=HJB, **more):
+    with torch.no_grad():
+        return sample(*job, options, **more)
+
+
+def test_the_run_goes_on_and_says_so_once(job, full_at):
+    full_at(0, 1)  # four frames, then two
+    told = []
+    made = run(job, hooks=Hooks(on_note=told.append))
+    assert told == [smaller_note(2), smaller_note(1)], "at once, as it happens"
+    assert [note for note in made.notes if "ran out of memory" in note] == [smaller_note(1)], "in the end once"
+    full_at()
+    assert made.latents.equal(run(job, HJBConfig(**vars(HJB) | {"chunk": 1})).latents)
+
+
+def test_what_was_done_with_fewer_frames_is_no_part_of_a_run_with_more(job, full_at):
+    """Step 1 refines with four frames at once, in step 2 memory runs out, step 3 goes on with two."""
+    trail = Trail()
+    full_at(3)  # the second iteration of step 2
+    run(job, trail=trail)
+    assert plan_sampling(trail, *job, HJB).first == 2
+    halved = HJBConfig(**vars(HJB) | {"chunk": 2})
+    assert plan_sampling(trail, *job, halved).first == 1
+    full_at()
+    whole = run(job).latents
+    assert run(job, trail=trail).latents.equal(whole), "the steps with fewer frames were run again"
+    assert plan_sampling(trail, *job, HJB).first == STEPS
+
+
+def test_from_the_first_iteration_of_a_step_it_is_the_smaller_chunk(job, full_at):
+    trail, halved = Trail(), HJBConfig(**vars(HJB) | {"chunk": 2})
+    full_at(0)
+    run(job, trail=trail)
+    assert plan_sampling(trail, *job, HJB).first == 1 == plan_sampling(trail, *job, halved).first, "step 1 had both"
+
+
+def test_the_chunk_that_fits_belongs_to_the_course(job, monkeypatch):
+    """Less memory is free than in the run before: it is another chunk, and what it touches is run again."""
+    trail = Trail()
+    run(job, trail=trail)
+    assert plan_sampling(trail, *job, HJB).first == STEPS
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: 0)
+    assert plan_sampling(trail, *job, HJB).first == 1
+    assert plan_sampling(trail, *job, HJBConfig(iterations=0)).first == 1
+    one = run(job, trail=trail)
+    assert one.resumed_at == 1 and plan_sampling(trail, *job, HJB).first == STEPS
+    assert one.latents.equal(run(job, HJBConfig(**vars(HJB) | {"chunk": 1})).latents)
+
+
+def test_decoding_that_ran_out_of_memory_is_noted(models, clip, full_at):
+    full_at(0)
+    off = HJBConfig(iterations=0)
+    made = StableAnimator(models).animate(clip.reference, clip.poses, clip.reference_pose, hjb=off, steps=1)
+    assert any(note.startswith("decoding ran out of memory and went on with 2 frames at once") for note in made.notes)
