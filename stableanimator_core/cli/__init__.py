@@ -77,7 +77,7 @@ def _describe_fault(error: Exception) -> str:
     """One line about an unexpected exception; the traceback goes to a log file, or to stderr when debugging."""
     what = " ".join(f"{type(error).__name__}: {error}".split())
     if type(error).__name__ == "OutOfMemoryError":
-        return f"the GPU ran out of memory ({what}); try a smaller --size, fewer --frames or --hjb-iterations 0"
+        return f"the GPU ran out of memory ({what}); try a smaller --size or --hjb-iterations 0"
     if os.environ.get("STABLEANIMATOR_DEBUG") == "1":
         traceback.print_exc()
         return f"a fault of ours: {what}"

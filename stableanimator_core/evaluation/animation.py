@@ -7,7 +7,6 @@ into every frame (copy) and of somebody else (floor); identity has the truth its
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from ..face import FaceBoxes, FaceDetector, csim, embed_faces, embed_reference, 
 from ..hjb import HJBConfig
 from ..keypoints import Poses
 from ..pipeline import Animation, StableAnimator, from_uint8, locate_face, model_hjb
+from ..trail import Trail
 from ..vae import decode_latents, encode_image
 from ..weights import Models
 from .judge import Judge
@@ -121,20 +121,22 @@ def evaluate_cases(
 def _evaluate(
     animator: StableAnimator, case: Case, hjb: HJBConfig, judge: Judge, measures: Measures, settings: dict
 ) -> ClipResult:
+    trail = Trail()  # steps before the first with HJB are run once
+
     def animate(hjb: HJBConfig) -> Animation:
-        return animator.animate(case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, **settings)
+        return animator.animate(
+            case.reference, case.driving, case.reference_pose, hjb=hjb, seed=case.seed, trail=trail, **settings
+        )
 
     place = locate_face(animator.models.config, case.reference, case.reference_pose)
     reference = from_uint8(case.reference).to(animator.models.device)
     target = embed_reference(judge.network, reference, place).embedding
-    start = time.monotonic()
-    made = animate(hjb)
-    seconds = time.monotonic() - start
-    plain = animate(HJBConfig(iterations=0)) if hjb.iterations else made
+    plain = animate(HJBConfig(iterations=0))
+    made = animate(hjb) if hjb.iterations else plain
     videos = _videos(animator.models, case, made, plain)
     embedded = {row: embed_faces(judge.network, *video) for row, video in videos.items()}
     similar = {row: csim(faces, target).cpu().numpy() for row, faces in embedded.items()}
-    scores, features = {"seconds_per_clip": seconds}, {}
+    scores, features = {"seconds_per_clip": made.seconds}, {}
     truth, faces = videos[CEILING]
     for row, (video, _) in videos.items():
         drift = identity_drift(similar[row])
