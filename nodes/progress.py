@@ -83,7 +83,11 @@ def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tupl
     def cancel(*told: Any) -> None:
         throw_exception_if_processing_interrupted()
 
-    return Hooks(on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel), on_variant
+    hooks = Hooks(
+        on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel,
+        on_note=functools.partial(show_text, node_id),
+    )  # fmt: skip
+    return hooks, on_variant
 
 
 def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:

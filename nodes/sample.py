@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.pipeline import SamplingConfig, model_hjb, plan_sampling, sample
+from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
@@ -120,6 +120,8 @@ class StableAnimatorSample(io.ComfyNode):
         check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
         frames = telling_frames(motion, draft)
+        # Once, since the memory that is free may change between the plan, by which the view counts, and the run.
+        options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
         memory = memory_of(model, node, measure and face is not None)
@@ -137,7 +139,7 @@ class StableAnimatorSample(io.ComfyNode):
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes = [*draft_notes(frames, motion.frames), *made.notes]
+        notes = [*draft_notes(frames, motion.frames), *fitted, *made.notes]
         if notes:
             show_text(node, "\n".join(notes))
         return io.NodeOutput(latent, ui={"identity": scope.end()} if scope else {})

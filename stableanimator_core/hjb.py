@@ -424,9 +424,17 @@ def make_face_refiner(
 def smaller_note(chunk: int) -> str:
     """What the user should know when the face optimisation went on with fewer frames at once."""
     return (
-        f"the face optimisation ran out of memory and went on with {chunk} faces decoded at once; the same job on a "
-        f"card that is free comes out slightly different, unless chunk is set to {chunk} there"
+        f"the face optimisation ran out of memory and went on with {chunk} faces decoded at once; {_elsewhere(chunk)}"
     )
+
+
+def fitted_note(chunk: int) -> str:
+    """What the user should know when fewer faces than CHUNK are decoded at once from the start."""
+    return f"the face optimisation decodes {chunk} faces at once, more do not fit into free memory; {_elsewhere(chunk)}"
+
+
+def _elsewhere(chunk: int) -> str:
+    return f"the same job on a card that is free comes out slightly different, unless chunk is set to {chunk} there"
 
 
 class Look(NamedTuple):

@@ -26,7 +26,7 @@ from .face import (
     score_identity,
 )
 from .face.sharpness import reference_among
-from .hjb import HJBConfig, OnIdentity, make_face_refiner, smaller_note, with_chunk
+from .hjb import CHUNK, HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
 from .keypoints import Poses
 from .parallel import ALONE, Processes
 from .pose.draw import draw_poses
@@ -208,7 +208,11 @@ def sample(
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
     processes: share the context windows; the first alone optimises the face. Latents are the same in all, and the same
     as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
+    Raises InputError without frames, ValueError for a trail in several processes, whose cards may be free of different
+    amounts: they would not all go on from the same step.
     """
+    if trail is not None and processes.count > 1:
+        raise ValueError(f"sample: a trail in one of {processes.count} processes; give none, or run one process")
     if poses.frames < 1:
         raise InputError("driving poses: no frames; give at least one")
     hooks, size = hooks or Hooks(), (settings.width, settings.height)
@@ -226,19 +230,29 @@ def sample(
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
     windows = context_windows(len(chosen), settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, poses.frames, device=device)[chosen]
+    smaller, refine = [], None
+
+    def tell(note: str) -> None:
+        if hooks.on_note is not None:
+            hooks.on_note(note)
+
+    def on_note(note: str) -> None:
+        notes.append(note)
+        tell(note)
+
     denoise = make_denoiser(
-        models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=notes.append, processes=processes
+        models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=on_note, processes=processes
     )
     shape = (poses.frames, 4, *_cells(models, settings))
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
-    hjb, smaller, refine = _for_memory(hjb, models, face, faces, settings), [], None
+    hjb, fitted = _for_memory(hjb, models, face, faces, settings)
+    notes += fitted
 
     def on_smaller(chunk: int) -> None:
         smaller.append(chunk)
         if trail is not None:
             trail.note_chunk(chunk)
-        if hooks.on_note is not None:
-            hooks.on_note(smaller_note(chunk))
+        tell(smaller_note(chunk))
 
     if face is not None and faces.found.any() and (hjb.iterations > 0 or measure):
         refine = make_face_refiner(
@@ -271,11 +285,25 @@ def plan_sampling(
     settings: SamplingConfig, hjb: HJBConfig, *, pose_images: np.ndarray | None = None,
     chosen: Sequence[int] | None = None,
 ) -> Plan:  # fmt: skip
-    """What `sample` would do with the same arguments; nothing is changed."""
+    """What `sample` would do with the same arguments; nothing is changed.
+
+    The memory that is free decides with it: where that may change until then, give both what `fit_to_memory` says.
+    """
     chosen = range(poses.frames) if chosen is None else chosen
-    faces = place_motion(models.config, poses, settings, chosen)[2]
-    hjb = _for_memory(hjb, models, face, faces, settings)
+    hjb, _ = fit_to_memory(models, poses, face, settings, hjb, chosen=chosen)
     return trail.plan(_course(models, reference, poses, face, settings, hjb, pose_images, chosen))
+
+
+def fit_to_memory(
+    models: Models, poses: Poses, face: ReferenceFace | None, settings: SamplingConfig, hjb: HJBConfig,
+    *, chosen: Sequence[int] | None = None,
+) -> tuple[HJBConfig, list[str]]:  # fmt: skip
+    """What `sample` would make of hjb with the memory that is free now, and what the user should know of it.
+
+    Arguments as in `sample`.
+    """
+    chosen = range(poses.frames) if chosen is None else chosen
+    return _for_memory(hjb, models, face, place_motion(models.config, poses, settings, chosen)[2], settings)
 
 
 def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
@@ -286,11 +314,13 @@ def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
 
 def _for_memory(
     hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig
-) -> HJBConfig:  # fmt: skip
-    """With the chunk that fits into the memory that is free now, where the face is optimised."""
-    if face is None or not faces.found.any():
-        return hjb
-    return with_chunk(hjb, models.vae, faces, _cells(models, settings))
+) -> tuple[HJBConfig, list[str]]:  # fmt: skip
+    """With the chunk that fits into the memory that is free now, where there is a face; a note where that is less."""
+    if hjb.chunk is not None or face is None or not faces.found.any():
+        return hjb, []
+    hjb = with_chunk(hjb, models.vae, faces, _cells(models, settings))
+    fewer = hjb.iterations > 0 and hjb.chunk < min(CHUNK, int(faces.found.sum()))
+    return hjb, [fitted_note(hjb.chunk)] if fewer else []
 
 
 def _course(

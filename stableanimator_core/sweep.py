@@ -95,7 +95,9 @@ def _row(
     models: Models, hjb: HJBConfig, made: Sampled, face: ReferenceFace, judged: Tensor | None, hooks: Hooks
 ) -> SweepRow:  # fmt: skip
     """The measured row, its seconds still to come. judged: the judge's embedding of the reference."""
-    video = decode_latents(models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode).clamp(-1, 1)
+    video = decode_latents(
+        models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode, on_note=hooks.on_note
+    ).clamp(-1, 1)
     found = made.faces.found.nonzero().flatten().tolist()
     crops = crop_faces(video[found], made.faces.picked(found), models.face_embedder.input_size, antialias=True)
     among = reference_among(face, made.faces)

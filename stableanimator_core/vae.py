@@ -65,7 +65,7 @@ def decode_latents(
     latents, frames = latents / vae.config.scaling_factor, len(latents)
     waiting = decode_chunks(frames, chunk, overlap)
     video, total = None, torch.zeros(frames)
-    smaller = False
+    smaller, done = False, 0
     while waiting:
         part = waiting[0]
         given = vae, latents[part.start : part.stop], tile, keep_on
@@ -84,8 +84,9 @@ def decode_latents(
         else:
             video = decoded.new_zeros(frames, *decoded.shape[1:]) if video is None else video
             video[part.start : part.stop] += decoded * _as_frames(fade[part.start : part.stop], decoded)
+        done = max(done, part.stop)  # smaller chunks begin with frames that are done
         if on_chunk is not None:
-            on_chunk(part.stop, frames)
+            on_chunk(done, frames)
     if smaller and on_note is not None:
         on_note(_smaller_note(chunk, tile, cell_size(vae)))
     return video if (total == 1).all() else video.div_(_as_frames(total, video))

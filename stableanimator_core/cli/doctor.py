@@ -164,9 +164,9 @@ def _print(
 
 def _needed(plan: "MemoryPlan") -> str:
     """A plan in one line."""
-    from ..evaluation.plan import describe_plan
+    from ..evaluation.plan import describe_plan, remedy
 
     told = f"about {plan.peak:.1f} of the card's {plan.card:.1f} GiB"
     if not plan.fits:
-        return f"{told} at least: too much, make smaller videos or switch the face optimisation off"
+        return f"{told} at least: too much; {remedy(plan)}"
     return f"{told}{''.join(f'; {piece}' for piece in describe_plan(plan))}"

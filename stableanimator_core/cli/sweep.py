@@ -104,7 +104,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
     detector = load_face_detector(animator, places, args.device)
     clips, faces, frames, faceless = [], [], [], []
     for number, subject in enumerate(subjects, 1):
-        hooks = progress_hooks(report, f"clip {number} of {len(subjects)}: ")
+        hooks = replace(progress_hooks(report, f"clip {number} of {len(subjects)}: "), on_note=notes.append)
         seeded = replace(settings, seed=subject.seed)
         try:
             face = find_face(animator.models, subject.picture, subject.pose, detector=detector)
@@ -120,7 +120,7 @@ def sweep_command(args: argparse.Namespace, report: Report) -> dict:
             faceless.append(f"clip {number} of {len(subjects)} is left out: {error}")
     if not clips:
         raise FaceError(f"hjb-sweep: no clip has a face to work on; {faceless[0]}")
-    notes = [*notes, *faceless]
+    notes = list(dict.fromkeys((*notes, *faceless)))
     rows = mean_rows(clips)
     advice = recommend(rows)
     for line in sweep_table(rows).splitlines():

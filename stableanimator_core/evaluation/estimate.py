@@ -21,7 +21,7 @@ from ..vae import cell_size, decode_latents
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
 from ..windows import context_windows
 from .bench import peak_gib, synchronize
-from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps
+from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
 
 TRIAL_STEPS = 3  # one to warm up, a plain one, one with a face iteration
 IMAGE_BYTES = 3 * 4  # of a pixel, as ComfyUI keeps it
@@ -151,10 +151,7 @@ def check_memory(models: Models, plan: MemoryPlan) -> list[Finding]:
     smaller = describe_plan(plan)
     what = f"memory: the job takes about {plan.peak:.1f} GiB at least, the card has {plan.card:.1f} GiB"
     if not plan.fits:
-        fix = "make a smaller video or lower context_frames"
-        if plan.hjb > max(plan.unet, plan.decode):
-            fix = "make a smaller video, or switch the face optimisation off"
-        return [Finding("note", what, fix)]
+        return [Finding("note", what, remedy(plan))]
     if not smaller:
         return []
     what = f"memory: as the card has {plan.card:.1f} GiB, {' and '.join(smaller)}"

@@ -154,6 +154,15 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
     return told
 
 
+def remedy(plan: MemoryPlan) -> str:
+    """What helps where a plan does not fit."""
+    if plan.networks > plan.card - SPARE_GIB:
+        return "the networks alone do not fit, take a smaller model or a larger card"
+    if plan.hjb > max(plan.unet, plan.decode):
+        return "make a smaller video, or switch the face optimisation off"
+    return "make a smaller video or lower context_frames"
+
+
 def is_published(models: Models) -> bool:
     """Whether the networks have the published model's sizes: of others no memory was measured or reckoned."""
     return all(

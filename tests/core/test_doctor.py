@@ -48,7 +48,13 @@ def test_the_published_model_is_planned_for_the_card(told):
 def test_a_card_that_is_too_small(told):
     text, record = told(card(5.0))
     assert not any(plan["fits"] for plan in record["memory_plans"])
-    assert text.count("at least: too much, make smaller videos or switch the face optimisation off") == 2
+    assert text.count("at least: too much; the networks alone do not fit, take a smaller model or a larger card") == 2
+
+
+def test_what_helps_where_denoising_does_not_fit(told):
+    """Without the face optimisation, which takes less, it would not fit either."""
+    text, _ = told(card(6.5))
+    assert text.count("at least: too much; make a smaller video or lower context_frames") == 2
 
 
 def test_a_large_card_needs_no_pieces(told):

@@ -294,6 +294,8 @@ def test_a_card_too_small_is_noted(published):
     assert finding.fix == "make a smaller video, or switch the face optimisation off"
     (finding,) = check_memory(published, plan_memory(published, given, HJBConfig(iterations=0), faces, 5.0))
     assert finding.fix == "make a smaller video or lower context_frames"
+    (finding,) = check_memory(published, plan_memory(published, given, HJBConfig(), faces, 4.5))
+    assert finding.fix == "the networks alone do not fit, take a smaller model or a larger card"
     told = describe_memory(published, plan_memory(published, given, HJBConfig(), faces, None), 8 * 512 * 512)
     assert told == (
         "memory: networks 4.0 GiB, denoising about 1.2 GiB more, face optimisation about 3.0 GiB more for 8 faces in "

@@ -6,9 +6,20 @@ import pytest
 import torch
 
 from stableanimator_core import hjb
-from stableanimator_core.hjb import HJBConfig, smaller_note
+from stableanimator_core.denoiser import HALVES_APART
+from stableanimator_core.hjb import HJBConfig, fitted_note, smaller_note
+from stableanimator_core.parallel import Processes
 from stableanimator_core.performers import make_clip
-from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, plan_sampling, sample
+from stableanimator_core.pipeline import (
+    Hooks,
+    SamplingConfig,
+    StableAnimator,
+    find_face,
+    fit_to_memory,
+    plan_sampling,
+    sample,
+)
+from stableanimator_core.sweep import sweep_hjb
 from stableanimator_core.trail import Trail
 from stableanimator_core.weights import load_models
 
@@ -97,6 +108,53 @@ def test_the_chunk_that_fits_belongs_to_the_course(job, monkeypatch):
     one = run(job, trail=trail)
     assert one.resumed_at == 1 and plan_sampling(trail, *job, HJB).first == STEPS
     assert one.latents.equal(run(job, HJBConfig(**vars(HJB) | {"chunk": 1})).latents)
+
+
+def test_a_plan_holds_though_less_memory_is_free_when_it_is_run(job, monkeypatch):
+    """A view that was told of the plan counts its steps by it."""
+    trail = Trail()
+    run(job, trail=trail)
+    models, _, poses, face, settings = job
+    fitted, notes = fit_to_memory(models, poses, face, settings, HJB)
+    first = plan_sampling(trail, *job, fitted).first
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: 0)
+    assert run(job, fitted, trail=trail).resumed_at == first == STEPS and not notes
+
+
+def test_fewer_frames_from_the_start_are_noted(job, monkeypatch):
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: 0)
+    models, _, poses, face, settings = job
+    fitted, notes = fit_to_memory(models, poses, face, settings, HJB)
+    assert fitted.chunk == 1 and notes == [fitted_note(1)] and fitted_note(1) in run(job).notes
+    assert fitted_note(1).endswith("comes out slightly different, unless chunk is set to 1 there")
+    for asked in (HJBConfig(iterations=0), HJBConfig(**vars(HJB) | {"chunk": 1})):
+        assert fitted_note(1) not in run(job, asked).notes, "nothing is optimised, or it was asked for"
+    assert fit_to_memory(models, poses, None, settings, HJB) == (HJB, [])
+
+
+def test_a_trail_in_several_processes_is_refused(job):
+    with pytest.raises(ValueError, match="a trail in one of 2 processes; give none, or run one process"):
+        run(job, trail=Trail(), processes=Processes(1, 2))
+
+
+def test_halves_apart_are_told_at_once(job, models, monkeypatch):
+    forward, told = models.unet.forward, []
+
+    def small_card(sample, *others, **more):
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(sample, *others, **more)
+
+    monkeypatch.setattr(models.unet, "forward", small_card)
+    made = run(job, HJBConfig(iterations=0), hooks=Hooks(on_note=told.append))
+    assert told == [HALVES_APART] and made.notes.count(HALVES_APART) == 1
+
+
+def test_a_sweep_tells_what_happened_to_memory(job, full_at):
+    full_at(0)
+    told = []
+    sweep_hjb(*job, [HJBConfig(iterations=0)], hooks=Hooks(on_note=told.append))
+    assert len(told) == 1 and told[0].startswith("decoding ran out of memory and went on with 2 frames at once")
 
 
 def test_decoding_that_ran_out_of_memory_is_noted(models, clip, full_at):

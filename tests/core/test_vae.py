@@ -167,6 +167,22 @@ def test_finished_chunks_stay_when_memory_runs_out(vae, monkeypatch):
 
 
 @torch.no_grad()
+def test_progress_never_goes_back(vae, monkeypatch):
+    """Frames 0-4 are done when memory runs out; the rest goes on one by one, from frame 3."""
+    parts, done, decode = [], [], vae.decode
+
+    def once(given, num_frames):
+        parts.append(num_frames)
+        if num_frames > 1 and len(parts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(given, num_frames=num_frames)
+
+    monkeypatch.setattr(vae, "decode", once)
+    decode_latents(vae, torch.randn(8, 4, 2, 2), chunk=5, on_chunk=lambda *told: done.append(told[0]))
+    assert parts == [5, 5, 2, 1, 1, 1, 1, 1] and done == [5, 5, 5, 6, 7, 8]
+
+
+@torch.no_grad()
 def test_one_frame_that_does_not_fit_is_decoded_in_tiles(vae, short_of_memory):
     latents, notes = torch.randn(2, 4, 24, 16), []
     expected = decode_latents(vae, latents, chunk=1, tile=12)
