@@ -122,7 +122,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))
         text = "\n".join(
-            (distance, *expected_sentence(aligned.expected_error), *aligned.notes, *shape_note(below, body))
+            (*shape_note(below, body), *aligned.notes, *expected_sentence(aligned.expected_error), distance)
         )
         show_text(cls.hidden.unique_id, text)
         given = aligned.poses, motion, body, aligned.residual

@@ -153,7 +153,7 @@ def check_variants(variants: tuple[str, ...], module: str, keep: Callable[[list[
         return []
     what = f"{' and '.join(found)} are installed over one another; {module} may break at the next update"
     # All go first: uninstalling one takes files from the others.
-    return [Finding("problem", what, f"{PIP} uninstall -y {' '.join(found)}, then {PIP} install {keep(found)}")]
+    return [Finding("note", what, f"{PIP} uninstall -y {' '.join(found)}, then {PIP} install {keep(found)}")]
 
 
 def check_imports(missing: set[str], *, torch: bool = True) -> list[Finding]:

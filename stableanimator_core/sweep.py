@@ -45,6 +45,11 @@ class SweepRow(NamedTuple):
         """CSIM by whoever is the fairer judge."""
         return self.csim if self.csim_judge is None else self.csim_judge
 
+    @property
+    def measure(self) -> str:
+        """What `identity` is called."""
+        return "CSIM" if self.csim_judge is None else "judge's CSIM"
+
 
 class Recommendation(NamedTuple):
     """The setting to take, and why."""
@@ -183,7 +188,7 @@ def recommend(rows: Sequence[SweepRow]) -> Recommendation:
     among = sound or [row for row in rows if row.sharpness <= ALIKE * min(other.sharpness for other in rows)]
     best = max(among, key=lambda row: row.identity)
     row = min((row for row in among if row.identity >= best.identity - CLOSE), key=lambda row: row.seconds)
-    reason = f"{name_of(row.hjb)}: CSIM {row.identity:.3f} in {row.seconds:.0f} s"
+    reason = f"{name_of(row.hjb)}: {row.measure} {row.identity:.3f} in {row.seconds:.0f} s"
     if row is best:
         reason += ", the best"
     else:
@@ -209,11 +214,15 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     """The numbers as plain text."""
     wide = max(len(name_of(row.hjb)) for row in rows)
     judged = rows[0].csim_judge is not None
-    lines = [f"{'':{wide}}   CSIM{'  judge' if judged else ''}  sharpness  seconds"]
+    columns = ["HJB's CSIM", "judge's CSIM"] if judged else ["CSIM "]
+    lines = [f"{'':{wide}}  {'  '.join(columns)}  sharpness  seconds"]
     for row in rows:
-        judge = f"  {row.csim_judge:5.3f}" if judged else ""
-        lines.append(f"{name_of(row.hjb):{wide}}  {row.csim:5.3f}{judge}  {row.sharpness:9.2f}  {row.seconds:7.1f}")
-    lines.append("CSIM: by the embedder that the face optimisation works on" + judged * "; judge: by one it never sees")
+        scores = [row.csim, row.csim_judge] if judged else [row.csim]
+        told = "  ".join(f"{score:{len(column)}.3f}" for score, column in zip(scores, columns))
+        lines.append(f"{name_of(row.hjb):{wide}}  {told}  {row.sharpness:9.2f}  {row.seconds:7.1f}")
+    name = "HJB's CSIM" if judged else "CSIM"
+    judge = "; judge's CSIM: by one it never sees" if judged else ""
+    lines.append(f"{name}: by the embedder that the face optimisation works on{judge}")
     lines.append("sharpness: of the faces over the reference's")
     return "\n".join(lines)
 
@@ -221,7 +230,7 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
 def sweep_sheet(rows: Sequence[SweepRow], face: ReferenceFace | None = None) -> np.ndarray:
     """Faces of every setting below one another, after the reference's: uint8 [H, W, 3]."""
     sheet = [
-        SheetRow(f"{name_of(row.hjb)}: CSIM {row.identity:.2f}, sharpness {row.sharpness:.2f}", row.faces)
+        SheetRow(f"{name_of(row.hjb)}: {row.measure} {row.identity:.2f}, sharpness {row.sharpness:.2f}", row.faces)
         for row in rows
     ]
     if face is not None and face.crop is not None:

@@ -95,8 +95,9 @@ function meaning(history, row) {
   const running = history.state === "running";
   if (running && row.refined) return say("meanInIteration", history);
   if (running || history.step < history.steps - 1) return say("meanInStep", history);
-  const start = history.rows[history.refined?.[0]]?.means[0];
-  return start === undefined ? say("meanAtEnd") : say("meanAtEndOfHjb", { before: said(start) });
+  const step = history.refined?.[0];
+  const start = history.rows[step]?.means[0];
+  return start === undefined ? say("meanAtEnd") : say("meanAtEndOfHjb", { before: said(start), step });
 }
 
 function paintGrid(context, history, area) {

@@ -108,10 +108,9 @@ def describe_identity(identity: Identity) -> str:
         lines.append("least alike: " + ", ".join(f"frame {f} ({scores[f]:.3f})" for f in order[:TOLD]))
     drift = identity_drift(scores)
     if drift.slope == drift.slope and drift.ends == drift.ends:
-        lines.append(
-            f"drift: {drift.slope:+.3f} in {DRIFT_FRAMES} frames; the last quarter is {abs(drift.ends):.3f} "
-            f"{'less' if drift.ends < 0 else 'more'} alike than the first"
-        )
+        slope = f"{drift.slope:+.3f} in {DRIFT_FRAMES} frames; " if len(order) >= DRIFT_FRAMES else ""
+        likeness = f"{abs(drift.ends):.3f} {'less' if drift.ends < 0 else 'more'} alike than the first"
+        lines.append(f"drift: {slope}the last quarter is {likeness}")
     hidden = np.flatnonzero(np.isnan(scores))
     if len(hidden):
         named = ", ".join(map(str, hidden[:TOLD])) + (" ..." if len(hidden) > TOLD else "")

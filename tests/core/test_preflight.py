@@ -103,6 +103,7 @@ def test_imports_without_torch(monkeypatch):
 def test_clobbering_opencvs(installed, variants, keep):
     installed(**{name.replace("-", "_"): "5.0" for name in variants})
     finding = only(preflight.check_variants(preflight.OPENCV, "cv2", preflight._opencv_to_keep))
+    assert finding.level == "note", "it works until the next update; a failing import is a problem of its own"
     assert "installed over one another" in finding.what
     assert f"uninstall -y {' '.join(variants)}, then " in finding.fix
     assert finding.fix.endswith(f"install {keep}")

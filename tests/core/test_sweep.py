@@ -191,6 +191,7 @@ def test_the_fastest_near_the_best_is_recommended():
 def test_the_judge_has_the_word():
     rows = [row(4, 0.7, 20, judge=0.66), row(8, 0.9, 30, judge=0.6)]
     assert recommend(rows).row is rows[0]
+    assert recommend(rows).reason == "4 iterations, steps 2:3: judge's CSIM 0.660 in 20 s, the best"
 
 
 def test_over_sharpened_faces_are_not_recommended():
@@ -238,6 +239,9 @@ def test_what_there_is_to_look_at(clip):
     assert lines[1].split() == ["off", "0.500", "1.00", "10.0"]
     assert len(lines) == 6
     assert lines[0].split() == ["CSIM", "sharpness", "seconds"]
+    judged = sweep_table([row(4, 0.7, 20, judge=0.6)]).splitlines()
+    assert " ".join(judged[0].split()) == "HJB's CSIM judge's CSIM sharpness seconds"
+    assert judged[1].split()[-4:-2] == ["0.700", "0.600"]
     plain, beside = sweep_sheet(rows), sweep_sheet(rows, clip[3])
     assert beside.dtype == np.uint8 and beside.shape[0] > plain.shape[0]
     assert sweep_plot(rows).shape[1] == sweep_plot(rows[:1]).shape[1] == 960
