@@ -102,7 +102,7 @@ def check_installation(places: Places | None) -> Installation:
     text = REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.is_file() else ""
     packages, findings = check_packages(text)
     missing = {name for name, version in packages.items() if version is None}
-    findings += check_variants(OPENCV, "cv2", _opencv_to_keep)
+    findings += check_variants(OPENCV, "cv2", _opencv_to_keep, level="note")
     device, on_device = check_device()
     gpu = device["name"] == "cuda"
     findings += check_variants(ONNXRUNTIME, "onnxruntime", lambda _: "onnxruntime-gpu" if gpu else "onnxruntime")
@@ -146,14 +146,17 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def check_variants(variants: tuple[str, ...], module: str, keep: Callable[[list[str]], str]) -> list[Finding]:
+def check_variants(
+    variants: tuple[str, ...], module: str, keep: Callable[[list[str]], str], *,
+    level: Literal["problem", "note"] = "problem",
+) -> list[Finding]:  # fmt: skip
     """Several variants of a package overwrite one another's folder. keep: which of those found should stay."""
     found = [name for name in variants if _is_installed(name)]
     if len(found) < 2:
         return []
     what = f"{' and '.join(found)} are installed over one another; {module} may break at the next update"
     # All go first: uninstalling one takes files from the others.
-    return [Finding("note", what, f"{PIP} uninstall -y {' '.join(found)}, then {PIP} install {keep(found)}")]
+    return [Finding(level, what, f"{PIP} uninstall -y {' '.join(found)}, then {PIP} install {keep(found)}")]
 
 
 def check_imports(missing: set[str], *, torch: bool = True) -> list[Finding]:

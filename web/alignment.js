@@ -169,7 +169,7 @@ class AlignmentView {
     return this.widget("method")?.value !== method || this.nudge.some((value, i) => Math.abs(value - nudge[i]) > 1e-6);
   }
 
-  /** Show what the server sent, and remember a part of it. */
+  /** Show what the server sent, and remember a part of it; the picture is there until the server stops. */
   show(view) {
     const worst = Math.max(0, view.frames.length - 1);
     this.view = view;
@@ -183,7 +183,6 @@ class AlignmentView {
       frames: pick(view.frames),
       driver: pick(view.driver),
       methods: { [view.method]: { ...chosen, joints: pick(chosen.joints) } },
-      picture: null, // the server forgets it when it stops
     });
     this.redraw();
   }

@@ -48,6 +48,13 @@ PLACES = """([selector, colour, below, ratio]) => {
     return places;
 }"""
 
+# What the server answers when the page asks for the picture that it remembers.
+PICTURE = """async () => {
+    const { remembered } = await import("/extensions/StableAnimator/common.js");
+    const node = app.graph.nodes.find((each) => each.type === "StableAnimatorAlignPoses");
+    const { picture } = remembered(node, "alignment");
+    return picture && (await fetch(app.api.apiURL(`/view?${new URLSearchParams(picture)}`))).status;
+}"""
 
 def graph(frames: int = 4) -> dict:
     """The built-in example, aligned."""
@@ -196,6 +203,7 @@ def test_a_nudge_is_saved_and_survives_a_reload_with_the_view(aligned):
     aligned.page.wait_for_selector(VIEW)
     aligned.page.wait_for_timeout(500)
     assert aligned.js(NUDGE) == nudge and len(drawn(aligned, RESULT)) > 300
+    assert aligned.js(PICTURE) == 200, "the picture below it is there as well"
     run = aligned.run()
     assert run.outputs["2"]["alignment"][0]["nudge"] == nudge
     assert "nudged by hand" in run.outputs["2"]["text"][0]

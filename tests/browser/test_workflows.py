@@ -43,6 +43,15 @@ def test_workflow_opens_without_a_warning_and_runs(desk, name):
     assert desk.alerts() == []
 
 
+def test_a_template_opened_again_is_another_workflow(desk):
+    """Views are remembered, and the server's events sorted, by the workflow's id."""
+    shipped, names = json.loads((WORKFLOWS / f"{AS_SHIPPED}.json").read_text(encoding="utf-8")), []
+    for _ in range(2):
+        desk.load(shipped)
+        names.append(desk.saved()["id"])
+    assert names[0] != names[1]
+
+
 def test_nodes_of_a_workflow_lie_apart_and_inside_their_groups():
     for name in SHIPPED:
         graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))

@@ -65,7 +65,8 @@ def published(server, tiny_model):
         torch.save(models.parts()[part].state_dict(), root / "Animation" / f"{name}.pth")
     for part, name in {"vae": "diffusion_pytorch_model", "image_encoder": "model"}.items():
         (root / "SVD" / part).mkdir(parents=True)
-        save_file(models.parts()[part].state_dict(), root / "SVD" / part / f"{name}.safetensors")
+        state = {key: tensor.contiguous() for key, tensor in models.parts()[part].state_dict().items()}
+        save_file(state, root / "SVD" / part / f"{name}.safetensors")
     (root / "DWPose").mkdir()
     save_person_detector(root / "DWPose" / "yolox_l.onnx", size=(320, 320))
     save_keypoint_network(root / "DWPose" / "dw-ll_ucoco_384.onnx")
