@@ -10,9 +10,6 @@ Where a weight requires grad, and under autocast, layers are the plain ones; wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import TemporalDecoder
@@ -25,11 +22,10 @@ from torch.autograd.function import once_differentiable
 from .iresnet import IResNet
 
 
-def freeze(network: nn.Module, *, fused: bool = False) -> None:
+def freeze(network: nn.Module) -> None:
     """Make the layers of a frozen network frugal, in place and by class; its state dict stays as it is.
 
     network: diffusers' TemporalDecoder or IResNet, in evaluation mode. Freezing twice does no harm.
-    fused: on CUDA, GroupNorm and SiLU become one compiled function with statistics in float32; compiled at first use.
     Gradients of weights are right after a later requires_grad_(True); the saving is then gone.
     Raises ValueError for another kind of network, and for one that trains.
     """
@@ -44,9 +40,7 @@ def freeze(network: nn.Module, *, fused: bool = False) -> None:
         _join_norms(network)
     with torch.inference_mode(False):  # weights laid out in inference mode can't be differentiated through
         for module in network.modules():
-            if isinstance(module, FrozenNormSiLU):
-                module.fused = fused
-            elif type(module) in _FROZEN and _known(module):
+            if type(module) in _FROZEN and _known(module):
                 module.__class__ = _FROZEN[type(module)]
                 if module.weight.ndim > 1:
                     layout = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
@@ -123,48 +117,30 @@ class FrozenTimeConv(nn.Conv3d):
 
 class _NormSiLU(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, fused: bool) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.how = groups, eps
-        ctx.fused = fused
-        return _norm_silu(x, weight, bias, groups, eps, fused)
+        return _norm_silu(x, weight, bias, groups, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor):
-        backward = _compiled(norm_silu_backward) if ctx.fused else norm_silu_backward
-        return backward(g, *ctx.saved_tensors, *ctx.how), *(None,) * 5
+        return norm_silu_backward(g, *ctx.saved_tensors, *ctx.how), *(None,) * 4
 
 
 class FrozenNormSiLU(nn.GroupNorm):
-    """SiLU(GroupNorm(x)); keeps x. fused: by compiled kernels on CUDA."""
-
-    fused = False
+    """SiLU(GroupNorm(x)); keeps x."""
 
     def forward(self, x: Tensor) -> Tensor:
         trains = torch.is_grad_enabled() and (self.weight.requires_grad or self.bias.requires_grad)
         if trains or torch.is_autocast_enabled(x.device.type):
             return F.silu(super().forward(x))
         function = _NormSiLU.apply if torch.is_grad_enabled() and x.requires_grad else _norm_silu
-        return function(x, self.weight, self.bias, self.num_groups, self.eps, self.fused and x.is_cuda)
+        return function(x, self.weight, self.bias, self.num_groups, self.eps)
 
 
-def _norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, fused: bool) -> Tensor:
-    if fused:
-        return _compiled(norm_silu)(x, weight, bias, groups, eps)
+def _norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     return F.silu(F.group_norm(x, groups, weight, bias, eps), inplace=True)
-
-
-@cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=True)
-
-
-def norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """SiLU(GroupNorm(x)) in float32 or better, [N, C, ...] -> [N, C, ...]; made for a compiler, which makes it one."""
-    centred, inverse = _statistics(x, groups, eps)
-    y = F.silu(torch.addcmul(bias.to(centred), centred, (inverse * weight)[:, None]))
-    return y.to(x.dtype).unflatten(1, x.shape[2:]).movedim(-1, 1)
 
 
 def norm_silu_backward(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
