@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning
+from .graphs import Graphs
 from .memory import attempt
 from .models.unet import AnimatorUNet
 from .parallel import ALONE, Processes
@@ -19,7 +20,7 @@ HALVES_APART = "memory held one half of guidance at a time: steps take longer, t
 def make_denoiser(
     unet: AnimatorUNet, cond: Conditioning, guidance: Tensor, windows: list[list[int]],
     *, on_forward: Callable[[], None] | None = None, on_note: Callable[[str], None] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = ALONE, graphs: Graphs | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """Denoiser of a clip: x [F, 4, h, w] float32, sigma -> x0 [F, 4, h, w] float32.
 
@@ -28,7 +29,9 @@ def make_denoiser(
     windows: frame indices of each window; predictions are blended with triangular weights, then guided.
     on_forward: called before every UNet call (cancel). on_note: told, once, that the halves are run apart.
     processes: share the windows; each calls the denoiser with the same x and gets the same x0.
+    graphs: record the UNet with them.
     """
+    graphs = graphs or Graphs(torch.device("cpu"))
     guided = bool((guidance != 1).any())
     g = guidance[:, None, None, None]
     together = True  # both halves in one batch
@@ -36,7 +39,8 @@ def make_denoiser(
     def run(*halves: Tensor) -> Tensor:
         if on_forward is not None:
             on_forward()
-        return unet(*halves, id_scale=cond.id_scale).float()
+        (v,) = graphs.run("UNet", lambda *inputs: (unet(*inputs, id_scale=cond.id_scale),), *halves)
+        return v.float()
 
     def run_within_memory(sample: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, pose: Tensor) -> Tensor:
         """The UNet of [B, n, 8, h, w] and pose [B * n, C, h, w], as one batch if that fits: [B, n, 4, h, w]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
 from .face.sharpness import sharpness
+from .graphs import Graphs
 from .memory import attempt, free_bytes
 from .vae import WIDTH, cell_size, decode_latents, width_of
 
@@ -189,6 +190,11 @@ class Window(NamedTuple):
         rows, columns = self.cells
         return len(self.frames), rows.stop - rows.start, columns.stop - columns.start
 
+    @property
+    def key(self) -> tuple:
+        """Another one for each window of a clip."""
+        return *self.frames, *((cells.start, cells.stop) for cells in self.cells)
+
 
 def find_face_cells(boxes: FaceBoxes, size: tuple[int, int], cell: int) -> dict[int, Cells]:
     """Latent cells that the face touches, of every frame that has one. size: h, w of the latents; cell: its pixels.
@@ -294,6 +300,7 @@ def make_face_refiner(
     on_taken: Callable[[int], None] | None = None,
     on_smaller: Callable[[int], None] | None = None,
     measure: bool = False,
+    graphs: Graphs | None = None,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
@@ -313,6 +320,7 @@ def make_face_refiner(
     on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
     on_smaller(chunk) is called when memory ran out: the iteration is done again, and all that follow, with half as many
     frames decoded at once.
+    graphs: record iterations with them.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0,
     torch.OutOfMemoryError when memory runs out with one frame.
@@ -387,7 +395,15 @@ def make_face_refiner(
                 moving = None if rest is None else rest.moving
                 for scale in _GRADIENT_SCALES:
                     differentiate = functools.partial(
-                        face_gradient, x0, vae=vae, embed=embed, target=goal, moving=moving, scale=scale, show=show
+                        face_gradient,
+                        x0,
+                        vae=vae,
+                        embed=embed,
+                        target=goal,
+                        moving=moving,
+                        scale=scale,
+                        show=show,
+                        graphs=graphs,
                     )
                     seen, gradient = through_windows(x0, margin, differentiate)
                     if gradient.isfinite().all():
@@ -517,7 +533,7 @@ def look_at_faces(
 
 def face_gradient(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
-    *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True,
+    *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True, graphs: Graphs | None = None,
 ) -> tuple[Look, Tensor]:  # fmt: skip
     """The faces that the windows show, and the gradient of the mean of their 1 − csim by x0, [F, 4, h, w].
 
@@ -527,17 +543,27 @@ def face_gradient(
     look = Look.none(x0, embed.input_size, show=show)
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
+    graphs = graphs or Graphs(torch.device("cpu"))
     for window in windows:
         if moving is not None and not moving[window.frames].any():
             continue
         area = (window.frames, slice(None), *window.cells)
-        latents = x0.detach()[area].requires_grad_()  # [n, 4, window]
-        score, pixels = _see(latents, window, vae, embed, target)
-        loss = (1 - score).sum() / faces
-        (part,) = torch.autograd.grad(loss * scale, latents)
+        there = window._replace(faces=window.faces.to(x0.device))
+        differentiate = functools.partial(_differentiate, there, vae, embed, scale / faces)
+        score, pixels, part = graphs.run(("HJB", window.key, scale / faces), differentiate, x0.detach()[area], target)
         look.take(window, score, pixels)
         gradient[area] = part / scale
     return look, gradient
+
+
+def _differentiate(
+    window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, scale: float, latents: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CSIM [n], pixels, and the gradient of scale · (1 − CSIM), summed over the faces, by latents [n, 4, window]."""
+    latents = latents.detach().requires_grad_()
+    score, pixels = _see(latents, window, vae, embed, target)
+    (gradient,) = torch.autograd.grad((1 - score).sum() * scale, latents)
+    return score.detach(), pixels.detach(), gradient
 
 
 def _see(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .face import (
     score_identity,
 )
 from .face.sharpness import reference_among
+from .graphs import Graphs
 from .hjb import CHUNK, HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
 from .keypoints import Poses
 from .parallel import ALONE, Processes
@@ -230,7 +232,7 @@ def sample(
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
     windows = context_windows(len(chosen), settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, poses.frames, device=device)[chosen]
-    smaller, refine = [], None
+    smaller, refine, graphs = [], None, Graphs(device)
 
     def tell(note: str) -> None:
         if hooks.on_note is not None:
@@ -241,8 +243,9 @@ def sample(
         tell(note)
 
     denoise = make_denoiser(
-        models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=on_note, processes=processes
-    )
+        models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=on_note, processes=processes,
+        graphs=graphs,
+    )  # fmt: skip
     shape = (poses.frames, 4, *_cells(models, settings))
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
     hjb, fitted = _for_memory(hjb, models, face, faces, settings)
@@ -259,13 +262,15 @@ def sample(
             models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
             reference=reference_among(face, faces), on_identity=hooks.on_identity,
             on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
+            graphs=graphs,
         )  # fmt: skip
         refine = processes.refine_in_first(refine)
-    if trail is None:
-        latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
-    else:
-        course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
-        latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
+    with closing(graphs):
+        if trail is None:
+            latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
+        else:
+            course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
+            latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
     notes += [*map(smaller_note, smaller[-1:]), *_face_notes(placed, face, faces)]
     return Sampled(latents, placed, drawn, faces, tuple(notes), first)
 

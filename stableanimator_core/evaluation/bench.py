@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..conditioning import build_conditioning, resize_picture
 from ..denoiser import frame_guidance, make_denoiser
 from ..errors import InputError
+from ..graphs import Graphs
 from ..hjb import HJBConfig, make_face_refiner, with_chunk
 from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, sample
@@ -33,7 +35,7 @@ def run_bench(
     models: Models, settings: SamplingConfig, hjb: HJBConfig, *, frames: int, repeats: int = 3,
     others: Sequence[HJBConfig] = (), on_stage: Callable[[int, str], None] | None = None,
 ) -> dict:  # fmt: skip
-    """Measure every stage on a drawn performer: the median of `repeats` calls after one that isn't counted.
+    """Measure every stage on a drawn performer: the median of `repeats` calls after those that warm up.
 
     "total" is the whole way from picture and poses to frames, once, when everything is warm; the other stages are the
     same functions with the same arguments, one at a time. unet_forward: one context window, the conditional branch.
@@ -41,7 +43,7 @@ def run_bench(
     hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it. Both grow with the
     face, face_px wide: drawn performers have large heads, so that a person in full view costs less.
     hjb.chunk is told as it was in the end. extra_gib: the same need of every stage. estimate: what plan_memory says.
-    warmup_s: the call that isn't counted, and as "first_step" the very first: one sampling step of a model just loaded.
+    warmup_s: the calls before that, and as "first_step" the very first: one sampling step of a model just loaded.
     hjb_variants: HJB with the settings of `others`, in the same run.
     None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
     on_stage(stages done, name of the next) is called before each of STAGES.
@@ -66,9 +68,7 @@ def run_bench(
     sigma = sigmas[settings.steps // 2]
     noise = init_noise(first.latents.shape, config.sigma_max, generator=generator, device=device)
     windows = context_windows(frames, settings.context_window, settings.context_overlap)
-    forward = make_denoiser(models.unet, cond, torch.ones(frames, device=device), windows[:1])
     guidance = frame_guidance(*settings.guidance, frames, device=device)
-    step = make_denoiser(models.unet, cond, guidance, windows)
     still = encode_image(models.vae, resize_picture(picture[None], *size)) * models.vae.config.scaling_factor
     x0 = still.to(device).expand(first.latents.shape)
 
@@ -79,29 +79,36 @@ def run_bench(
     def measure(stage: str, work: Callable[[], object]) -> tuple[float, float | None]:
         """Seconds, and GiB on top; what is told of a stage is its first measurement."""
         told(stage)
-        (median, first_call), memory = peak_gib(lambda: median_seconds(work, device, repeats), device, extra=True)
-        warm.setdefault(stage, first_call)
+        (median, warming), memory = peak_gib(lambda: median_seconds(work, device, repeats), device, extra=True)
+        warm.setdefault(stage, warming)
         extra.setdefault(stage, memory)
         return median, memory
 
     def seconds(stage: str, work: Callable[[], object]) -> float:
         return measure(stage, work)[0]
 
+    def unet_seconds(stage: str, guidance: Tensor, windows: list[list[int]]) -> float:
+        with closing(Graphs(device)) as graphs:
+            denoise = make_denoiser(models.unet, cond, guidance, windows, graphs=graphs)
+            return seconds(stage, lambda: denoise(noise, sigma))
+
     def measure_hjb(hjb: HJBConfig) -> tuple[HJBConfig, dict]:
         """The settings with the chunk that fitted, and what an iteration takes."""
         hjb = with_chunk(hjb, models.vae, first.faces, x0.shape[-2:])
         chunks = [hjb.chunk]
-        refine = make_face_refiner(
-            models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps, on_smaller=chunks.append
-        )
-        took, memory = measure("hjb_iteration", lambda: refine(x0, hjb.first_step))
+        with closing(Graphs(device)) as graphs:
+            refine = make_face_refiner(
+                models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps,
+                on_smaller=chunks.append, graphs=graphs,
+            )  # fmt: skip
+            took, memory = measure("hjb_iteration", lambda: refine(x0, hjb.first_step))
         return replace(hjb, chunk=chunks[-1]), {"hjb_iteration_s": took / hjb.iterations, "hjb_extra_peak_gib": memory}
 
     card = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
     estimate = plan_memory(models, settings, hjb, first.faces, card).record() if is_published(models) else None
     measured = {
-        "unet_forward_s": seconds("unet_forward", lambda: forward(noise, sigma)),
-        "unet_step_s": seconds("unet_step", lambda: step(noise, sigma)),
+        "unet_forward_s": unet_seconds("unet_forward", torch.ones(frames, device=device), windows[:1]),
+        "unet_step_s": unet_seconds("unet_step", guidance, windows),
         "vae_encode_s": seconds("vae_encode", lambda: encode_image(models.vae, resize_picture(picture[None], *size))),
         "vae_decode_s": seconds("vae_decode", lambda: decode_latents(models.vae, x0, keep_on="cpu")),
         "hjb_iteration_s": None,
@@ -115,12 +122,15 @@ def run_bench(
             variants.append({"chunk": used.chunk, "decode": used.decode, **of_hjb})
     boxes = first.faces.boxes[first.faces.found]
     told("total")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     start = time.perf_counter()
     (latents, video), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
     return {
         **measured,
         "total_s": time.perf_counter() - start,
         "peak_gib": peak,
+        "peak_reserved_gib": torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
         "warmup_s": warm,
         "extra_gib": extra,
         "estimate": estimate,
@@ -146,15 +156,15 @@ def animate(models: Models, clip: Clip, settings: SamplingConfig, hjb: HJBConfig
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, float]:
-    """Median wall time of `repeats` calls, and that of the one call before them, which warms up."""
-    times = []
-    for _ in range(1 + repeats):
+    """Median wall time of `repeats` calls, and that of the calls before them, which warm up."""
+    times, warming = [], 2 if device.type == "cuda" else 1  # at the second call CUDA graphs are recorded
+    for _ in range(warming + repeats):
         synchronize(device)
         start = time.perf_counter()
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]), times[0]
+    return statistics.median(times[warming:]), sum(times[:warming])
 
 
 def peak_gib(work: Callable[[], Made], device: torch.device, *, extra: bool = False) -> tuple[Made, float | None]:

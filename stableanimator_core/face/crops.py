@@ -61,7 +61,8 @@ def _warp(frames: Tensor, templates: Tensor, size: int) -> Tensor:
     v, u = torch.meshgrid(along, along, indexing="ij")
     # Multiplied by hand: a matrix product would run in half precision under autocast.
     at = (templates[:, None, None] * torch.stack([u, v, torch.ones_like(u)], -1)[None, :, :, None]).sum(-1)
-    grid = (2 * at + 1) / at.new_tensor([width, height]) - 1  # [F, size, size, 2], -1..1 from edge to edge
+    x, y = (2 * at + 1).unbind(-1)
+    grid = torch.stack([x / width, y / height], dim=-1) - 1  # [F, size, size, 2], -1..1 from edge to edge
     # Black is -1, and grid_sample puts 0 outside.
     crops = F.grid_sample(pixels + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
     return crops.to(frames.dtype)

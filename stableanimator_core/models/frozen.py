@@ -1,65 +1,62 @@
-"""Layers of frozen networks: autograd keeps little of them, since no gradient of their weights is wanted.
+"""Layers of frozen networks: fast in inference, and frugal where HJB differentiates through them.
 
-Autograd keeps the input of every convolution and normalisation, which the gradient of the input does not need. HJB
-differentiates through the decoder and the face embedder with frozen weights; for it a convolution keeps its weight
-alone, a normalisation with SiLU its input, a BatchNorm nothing and a PReLU one byte per value. Activations lie
-channels-last, and convolutions over time run as 2D ones over time x place.
-
-Where a weight requires grad, and under autocast, layers are the plain ones; without gradients only the layout differs.
+The same weights and keys as the plain layers, and the same maths; activations lie channels-last. Where a weight
+requires grad, and under autocast, layers are the plain ones.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import TemporalBasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import TemporalDecoder
 from diffusers.models.resnet import SpatioTemporalResBlock
-from einops import rearrange
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import kernels, operations
 from .iresnet import IResNet
+from .unet import AnimatorUNet
+
+MATH_PLACES = 2048  # at most so many places attend to each other through matrices
 
 
 def freeze(network: nn.Module) -> None:
-    """Make the layers of a frozen network frugal, in place and by class; its state dict stays as it is.
+    """Exchange the layers of a frozen network, in place and by class; its state dict stays as it is.
 
-    network: diffusers' TemporalDecoder or IResNet, in evaluation mode. Freezing twice does no harm.
+    network: AnimatorUNet, diffusers' TemporalDecoder or IResNet, in evaluation mode. Freezing twice does no harm.
     Gradients of weights are right after a later requires_grad_(True); the saving is then gone.
     Raises ValueError for another kind of network, and for one that trains.
     """
-    if not isinstance(network, (TemporalDecoder, IResNet)):
-        raise ValueError(f"{type(network).__name__} has no frugal layers; freeze a TemporalDecoder or an IResNet")
+    if not isinstance(network, (AnimatorUNet, TemporalDecoder, IResNet)):
+        raise ValueError(
+            f"{type(network).__name__} has no frozen layers; freeze an AnimatorUNet, a TemporalDecoder or an IResNet"
+        )
     if network.training:
         raise ValueError(f"{type(network).__name__} is in training mode; call eval() before freeze()")
     name = next((name for name, weight in network.named_parameters() if weight.requires_grad), None)
     if name is not None:
         raise ValueError(f"{type(network).__name__}: {name} requires grad; call requires_grad_(False) before freeze()")
-    if isinstance(network, TemporalDecoder):
-        _join_norms(network)
     with torch.inference_mode(False):  # weights laid out in inference mode can't be differentiated through
         for module in network.modules():
             if type(module) in _FROZEN and _known(module):
                 module.__class__ = _FROZEN[type(module)]
-                if module.weight.ndim > 1:
-                    layout = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
-                    module.weight.data = module.weight.data.contiguous(memory_format=layout)
-
-
-def _join_norms(decoder: TemporalDecoder) -> None:
-    """Norms take over the SiLU after them."""
-    for block in decoder.modules():
-        if type(block) is SpatioTemporalResBlock:
-            block.__class__ = FrozenBlock
-            for part in (block.spatial_res_block, block.temporal_res_block):
-                part.norm1.__class__ = part.norm2.__class__ = FrozenNormSiLU
-    decoder.conv_norm_out.__class__ = FrozenNormSiLU
-    decoder.conv_act = nn.Identity()
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                layout = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
+                module.weight.data = module.weight.data.contiguous(memory_format=layout)
+    if not isinstance(network, IResNet):  # the last norm takes over the SiLU after it
+        network.conv_norm_out.__class__ = FrozenNormSiLU
+        network.conv_act = nn.Identity()
+    if isinstance(network, TemporalDecoder):
+        for attention in network.mid_block.attentions:
+            attention.set_processor(SmallAttnProcessor())
 
 
 def _known(module: nn.Module) -> bool:
-    """Whether a layer is of the kind that its frugal class computes."""
+    """Whether a layer is of the kind that its frozen class computes."""
     if isinstance(module, nn.Conv3d):
         beside = [each[1:] for each in (module.kernel_size, module.stride, module.padding)]
         if beside != [(1, 1), (1, 1), (0, 0)]:
@@ -67,175 +64,150 @@ def _known(module: nn.Module) -> bool:
     return getattr(module, "padding_mode", "zeros") == "zeros"
 
 
-def _only_input(x: Tensor, layer: nn.Module) -> bool:
-    """Whether a gradient is wanted of the layer's input, of its weights none."""
-    return (
-        x.requires_grad
-        and torch.is_grad_enabled()
-        and not any(weight.requires_grad for weight in layer.parameters(recurse=False))
-        and not torch.is_autocast_enabled(x.device.type)
-    )
-
-
-class _Conv2d(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.size, ctx.how = x.shape[2:], (stride, padding, dilation, groups)
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.how
-        axes = zip(ctx.size, g.shape[2:], weight.shape[2:], stride, padding, dilation)
-        rest = [size - (n - 1) * step + 2 * pad - gap * (kernel - 1) - 1 for size, n, kernel, step, pad, gap in axes]
-        return F.conv_transpose2d(g, weight, None, stride, padding, rest, groups, dilation), *(None,) * 6
+def _infers(x: Tensor) -> bool:
+    """Whether no gradient is wanted at all."""
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type))
 
 
 class FrozenConv2d(nn.Conv2d):
-    """Keeps its weight alone."""
-
     def forward(self, x: Tensor) -> Tensor:
-        if not _only_input(x, self):
-            return super().forward(x)
-        return _Conv2d.apply(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return super().forward(x) if operations.trains(x, self) else operations.conv(x, self)
 
 
 class FrozenTimeConv(nn.Conv3d):
-    """Kernel (k, 1, 1), as a 2D convolution over time x place; keeps its weight alone."""
+    """Kernel (k, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)  # [B, C, F, H * W]; by way of [B, F, H * W, C], since
-        # the strides of a reshaped batch of one would hide from torch that channels are last
-        weight, how = self.weight.squeeze(-1), tuple(each[:2] for each in (self.stride, self.padding, self.dilation))
-        convolve = _Conv2d.apply if _only_input(x, self) else F.conv2d
-        y = convolve(flat, weight, self.bias, *how, self.groups)
-        return y.movedim(1, -1).unflatten(2, x.shape[-2:]).movedim(-1, 1)  # [B, C, F, H, W]
-
-
-class _NormSiLU(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.how = groups, eps
-        return _norm_silu(x, weight, bias, groups, eps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        return norm_silu_backward(g, *ctx.saved_tensors, *ctx.how), *(None,) * 4
+        return super().forward(x) if operations.trains(x, self) else operations.conv(x, self)
 
 
 class FrozenNormSiLU(nn.GroupNorm):
-    """SiLU(GroupNorm(x)); keeps x."""
+    """SiLU(GroupNorm(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
-        trains = torch.is_grad_enabled() and (self.weight.requires_grad or self.bias.requires_grad)
-        if trains or torch.is_autocast_enabled(x.device.type):
-            return F.silu(super().forward(x))
-        function = _NormSiLU.apply if torch.is_grad_enabled() and x.requires_grad else _norm_silu
-        return function(x, self.weight, self.bias, self.num_groups, self.eps)
-
-
-def _norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    return F.silu(F.group_norm(x, groups, weight, bias, eps), inplace=True)
-
-
-def norm_silu_backward(g: Tensor, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """Gradient by x of SiLU(GroupNorm(x)) from the gradient g by its result, in float32 or better: [N, C, ...].
-
-    torch's own kernel wants its channels first: it copies, and on the CPU it is slow.
-    """
-    centred, inverse = _statistics(x, groups, eps)
-    scale = inverse * weight  # [N, C]
-    y = torch.addcmul(bias.to(centred), centred, scale[:, None])
-    g = torch.ops.aten.silu_backward(_places(g).to(y), y)
-    level = inverse * _group_mean(g.mean(1) * weight, groups)
-    slope = inverse**3 * _group_mean((g * centred).mean(1) * weight, groups)
-    g = torch.addcmul(-level[:, None], g, scale[:, None]).addcmul_(centred, -slope[:, None])
-    return g.to(x.dtype).unflatten(1, x.shape[2:]).movedim(-1, 1)
-
-
-def _statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """x without the mean of its group [N, places, C], and 1 / its standard deviation [N, C], in float32 or better."""
-    x = _places(x)
-    mean = _group_mean(x.mean(1, dtype=torch.promote_types(x.dtype, torch.float32)), groups)
-    centred = x - mean[:, None]
-    variance = _group_mean(torch.linalg.vector_norm(centred, dim=1).square() / x.shape[1], groups)
-    return centred, (variance + eps).rsqrt()
-
-
-def _places(x: Tensor) -> Tensor:
-    """[N, C, ...] -> [N, places, C]: a view where channels are last."""
-    return x.movedim(1, -1).flatten(1, -2)
-
-
-def _group_mean(channels: Tensor, groups: int) -> Tensor:
-    """Each channel's mean of its group, [N, C] -> [N, C]."""
-    each = channels.unflatten(-1, (groups, -1))
-    return each.mean(-1, keepdim=True).expand_as(each).flatten(1)
+        return F.silu(super().forward(x)) if operations.trains(x, self) else operations.norm_silu(x, self)
 
 
 class FrozenBlock(SpatioTemporalResBlock):
-    """The decoder's block: in space, then in time, and a blend of both results.
+    """In space, then in time, and a blend of both results.
 
-    In time the block adds h to y, and the blend α·y + (1 − α)·(y + h) is y + (1 − α)·h. Its norms hold the SiLU.
+    In time the block adds h to y, and the blend α·y + (1 − α)·(y + h) is y + (1 − α)·h. The bias of a convolution is
+    added where its result is read next.
     """
 
-    def forward(self, x: Tensor, temb: None = None, image_only_indicator: Tensor | None = None) -> Tensor:
-        """x: [B * F, C, H, W]. image_only_indicator: [B, F], of which the shape counts."""
+    def forward(self, x: Tensor, temb: Tensor | None = None, image_only_indicator: Tensor | None = None) -> Tensor:
+        """x: [B * F, C, H, W]. temb: [B * F, D]. image_only_indicator: [B, F], of which the shape counts."""
+        time_trains = temb is not None and temb.requires_grad and torch.is_grad_enabled()
+        if time_trains or operations.trains(x, self, recurse=True):
+            return super().forward(x, temb, image_only_indicator)
+        temb = None if temb is None else F.silu(temb)
         space, time = self.spatial_res_block, self.temporal_res_block
-        y = space.conv2(space.norm2(space.conv1(space.norm1(x))))
-        y = y + (x if space.conv_shortcut is None else space.conv_shortcut(x))
-        y = rearrange(y, "(b f) c h w -> b c f h w", f=image_only_indicator.shape[-1])
-        h = time.conv2(time.norm2(time.conv1(time.norm1(y))))
-        share = torch.sigmoid(self.time_mixer.mix_factor).to(y.dtype)  # 1 − α, [1]
-        return rearrange(torch.addcmul(y, h, share), "b c f h w -> (b f) c h w")
-
-
-class _BatchNorm2d(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(mean, variance, weight)
-        ctx.eps = eps
-        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+        h = self._branch(x, temb, space)  # first, when the least is in memory
+        skip = x if space.conv_shortcut is None else operations.conv(x, space.conv_shortcut)
+        y = operations.blend(skip, h, space.conv2.bias)
+        y = y.unflatten(0, image_only_indicator.shape).transpose(1, 2)  # [B, C, F, H, W]
+        mix, switched = self.time_mixer.mix_factor, self.time_mixer.switch_spatial_to_temporal_mix
+        share = torch.sigmoid(mix if switched else -mix)  # 1 − α, [1]
+        y = operations.blend(y, self._branch(y, temb, time), time.conv2.bias, share)
+        return y.transpose(1, 2).flatten(0, 1)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        mean, variance, weight = ctx.saved_tensors
-        return F.batch_norm(g, torch.zeros_like(mean), variance, weight, eps=ctx.eps), *(None,) * 5  # scales alone
+    def _branch(x: Tensor, temb: Tensor | None, block: nn.Module) -> Tensor:
+        """What a block adds to its input, less the last bias."""
+        h = operations.conv(operations.norm_silu(x, block.norm1), block.conv1, bias=False)
+        add = block.conv1.bias[None]
+        if temb is not None:
+            add = add + block.time_emb_proj(temb)
+        return operations.conv(operations.norm_silu(h, block.norm2, add), block.conv2, bias=False)
+
+
+class SmallAttnProcessor(AttnProcessor2_0):
+    """Self-attention whose gradient is taken through matrices where few places attend to each other.
+
+    No fused attention for gradients takes heads as wide as the decoder's one but a slow one.
+    """
+
+    def __call__(self, attn, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        places = hidden_states.shape[2:].numel() if hidden_states.ndim == 4 else hidden_states.shape[1]
+        if not (hidden_states.requires_grad and hidden_states.is_cuda and places <= MATH_PLACES):
+            return super().__call__(attn, hidden_states, *args, **kwargs)
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().__call__(attn, hidden_states, *args, **kwargs)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """In evaluation mode a scale and a shift of each channel; keeps nothing of its input."""
+    """In evaluation mode a scale and a shift of each channel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or not _only_input(x, self):
+        if self.training or operations.trains(x, self):
             return super().forward(x)
-        return _BatchNorm2d.apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
-
-
-class _PReLU(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x > 0, weight)
-        return F.prelu(x, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        positive, weight = ctx.saved_tensors
-        return torch.where(positive, g, g * weight[:, None, None]), None
+        return operations.batch_norm(x, self)
 
 
 class FrozenPReLU(nn.PReLU):
-    """Of [N, C, H, W]; keeps where its input is positive."""
+    """Of [N, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _PReLU.apply(x, self.weight) if _only_input(x, self) else super().forward(x)
+        return super().forward(x) if operations.trains(x, self) else operations.prelu(x, self.weight)
+
+
+# The UNet's: without gradients alone
+
+
+class FrozenLayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        if _infers(x) and kernels.usable(x.device) and x.is_contiguous():
+            return kernels.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+class FrozenGEGLU(GEGLU):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if _infers(hidden_states) and kernels.usable(hidden_states.device):
+            return kernels.geglu(self.proj(hidden_states))
+        return super().forward(hidden_states)
+
+
+class FrozenTransformer(TransformerSpatioTemporalModel):
+    """Rows of channels all the way: nothing is transposed but for attention over time."""
+
+    def forward(self, x: Tensor, encoder_hidden_states: Tensor, image_only_indicator: Tensor, return_dict: bool = True):
+        """x: [B * F, C, h, w]; its class is that of diffusers, whose blocks ask for a tuple."""
+        if not _infers(x):
+            return super().forward(x, encoder_hidden_states, image_only_indicator, return_dict)
+        batch, frames = image_only_indicator.shape
+        rows = self.proj_in(operations.norm(x, self.norm).movedim(1, -1).flatten(1, 2))  # [B * F, h * w, C]
+        number = self.time_proj(torch.arange(frames, device=x.device)).to(rows.dtype)
+        number = self.time_pos_embed(number).repeat(batch, 1)[:, None]  # [B * F, 1, C]
+        share = torch.sigmoid(self.time_mixer.mix_factor).to(rows.dtype)
+        for block, temporal_block in zip(self.transformer_blocks, self.temporal_transformer_blocks):
+            rows = block(rows, encoder_hidden_states=encoder_hidden_states)
+            rows = torch.lerp(temporal_block(rows + number, frames, encoder_hidden_states[::frames]), rows, share)
+        rows = self.proj_out(rows).unflatten(1, x.shape[-2:]).movedim(-1, 1)
+        return (operations.blend(x, rows),)
+
+
+class FrozenTemporalBlock(TemporalBasicTransformerBlock):
+    def forward(self, x: Tensor, num_frames: int, encoder_hidden_states: Tensor) -> Tensor:
+        """x: [B * F, S, C]. Context: [B, N, D] where no gradient is wanted, else one for each place, [B * S, N, D]."""
+        if not _infers(x):
+            return super().forward(x, num_frames, encoder_hidden_states)
+        x = self.ff_in(self.norm_in(x)).add_(x)
+        x = self._attend(self.norm1(x), num_frames).add_(x)
+        queries = x.unflatten(0, (-1, num_frames)).flatten(1, 2)  # [B, F * S, C]: all places see the same context
+        if encoder_hidden_states.shape[1] - self.attn2.processor.num_tokens > 1:  # else queries don't matter
+            queries = self.norm2(queries)
+        x = self.attn2(queries, encoder_hidden_states=encoder_hidden_states).reshape(x.shape).add(x)
+        return self.ff(self.norm3(x)).add_(x)
+
+    def _attend(self, x: Tensor, frames: int) -> Tensor:
+        """Every place to itself in the other frames: [B * F, S, C]."""
+        attn = self.attn1
+        parts = (project(x).unflatten(0, (-1, frames)) for project in (attn.to_q, attn.to_k, attn.to_v))
+        parts = (part.unflatten(-1, (attn.heads, -1)).permute(0, 2, 3, 1, 4) for part in parts)  # [B, S, heads, F, d]
+        z = torch.stack([F.scaled_dot_product_attention(*clip) for clip in zip(*parts)])
+        z = z.permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)
+        return attn.to_out[0](z)
 
 
 _FROZEN = {
@@ -243,4 +215,9 @@ _FROZEN = {
     nn.Conv3d: FrozenTimeConv,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.PReLU: FrozenPReLU,
+    nn.LayerNorm: FrozenLayerNorm,
+    GEGLU: FrozenGEGLU,
+    SpatioTemporalResBlock: FrozenBlock,
+    TransformerSpatioTemporalModel: FrozenTransformer,
+    TemporalBasicTransformerBlock: FrozenTemporalBlock,
 }

@@ -9,6 +9,8 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from . import kernels
+
 FACE_TOKENS = 4
 _EPS = 1e-5
 
@@ -51,9 +53,30 @@ def align_distribution(z_face: Tensor, z_img: Tensor) -> Tensor:
     mean_face, std_face = frame_statistics(z_face)
     mean_img, std_img = frame_statistics(z_img)
     tokens, channels = z_face.shape[1:]
-    if z_img.shape[1] == 1:  # the squares add up `tokens` times, over tokens · channels − 1
-        std_img = std_img * math.sqrt(tokens * (channels - 1) / (tokens * channels - 1))
+    if z_img.shape[1] == 1:
+        std_img = std_img * _tokens_share(tokens, channels)
     return (z_face.float() - mean_face) * (std_img / (std_face + _EPS)) + mean_img
+
+
+def add_aligned(z_img: Tensor, z_face: Tensor, scale: float | Tensor) -> Tensor:
+    """z_img + scale · align_distribution(z_face, z_img), [B, N, C] in their dtype; scale broadcasts with [B, 1, 1]."""
+    if torch.is_grad_enabled() or z_img.shape[1] > 1 or not kernels.usable(z_face.device):
+        return z_img + scale * align_distribution(z_face, z_img).to(z_img.dtype)
+    z_face = z_face.contiguous()
+    tokens, channels = z_face.shape[1:]
+    mean_face, variance_face = kernels.moments(z_face, 1)
+    mean_img, std_img = frame_statistics(z_img)
+    count = tokens * channels
+    std_face = (variance_face * (count / (count - 1))).sqrt()[..., None]
+    std_img = std_img * _tokens_share(tokens, channels)
+    ratio = scale * (std_img / (std_face + _EPS))  # [B, 1, 1]
+    shift = z_img.float() + scale * mean_img - ratio * mean_face[..., None]
+    return kernels.affine(z_face, ratio.flatten(), shift.flatten(1))
+
+
+def _tokens_share(tokens: int, channels: int) -> float:
+    """Standard deviation of one token that stands for many, over its own: squares add up, less one value in all."""
+    return math.sqrt(tokens * (channels - 1) / (tokens * channels - 1))
 
 
 def normalized(z: Tensor) -> Tensor:
@@ -101,15 +124,16 @@ class IDAdapterAttnProcessor(nn.Module):
         image_tokens = encoder_hidden_states[:, : -self.num_tokens]
         z = _attend_image(attn, hidden_states, image_tokens)  # [B * F, N or 1, C]
         if self.normalize != "off" and (torch.is_tensor(self.scale) or self.scale != 0):
-            z = z + self.scale * self._face_branch(attn, hidden_states, encoder_hidden_states, z).to(z.dtype)
+            z = self._add_face(attn, hidden_states, encoder_hidden_states, z)
         return _project_out(attn, z.expand_as(hidden_states))
 
-    def _face_branch(self, attn: Attention, hidden_states: Tensor, context: Tensor, z_img: Tensor) -> Tensor:
+    def _add_face(self, attn: Attention, hidden_states: Tensor, context: Tensor, z_img: Tensor) -> Tensor:
         face_tokens = context[:, -self.num_tokens :]
         z_face = _attend(attn.to_q(hidden_states), self.id_to_k(face_tokens), self.id_to_v(face_tokens), attn.heads)
         if self.normalize == "distribution":
-            return align_distribution(z_face, z_img)
-        return normalized(z_face) if self.normalize == "own" else z_face
+            return add_aligned(z_img, z_face, self.scale)
+        z_face = normalized(z_face).to(z_img.dtype) if self.normalize == "own" else z_face
+        return z_img + self.scale * z_face
 
 
 class ImageTokenAttnProcessor:

@@ -74,6 +74,8 @@ class Animator(nn.Module):
         self.unet, self.pose_net, self.face_encoder = models.unet, models.pose_net, models.face_encoder
         self.image_encoder = models.image_encoder if "image_encoder" in train else None
         self.requires_grad_(False)
+        self.to(memory_format=torch.contiguous_format)  # with channels last torch's GroupNorm can crash where its
+        # weights train and its input does not (2.11, CPU)
         for name in train:
             modules = self.unet.id_adapters() if name == ADAPTERS else [getattr(self, name)]
             for module in modules:

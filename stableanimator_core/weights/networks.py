@@ -102,11 +102,11 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: Path, dtype: torch.
 
 
 def set_for_inference(module: nn.Module) -> nn.Module:
-    """Frozen, in evaluation mode, and frugal where HJB differentiates through it; returns the module."""
+    """Frozen, in evaluation mode, and with the layers of `freeze` where it has some; returns the module."""
     module.requires_grad_(False).eval()
     if isinstance(module, AutoencoderKLTemporalDecoder):
         freeze(module.decoder)
-    elif isinstance(module, IResNet):
+    elif isinstance(module, (AnimatorUNet, IResNet)):
         freeze(module)
     return module
 

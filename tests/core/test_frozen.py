@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import weakref
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
-from stableanimator_core.models import IResNet, PoseNet, frozen
-from stableanimator_core.models.frozen import FrozenBlock, FrozenConv2d, FrozenNormSiLU, FrozenTimeConv, freeze
+from stableanimator_core.models import AnimatorUNet, IResNet, PoseNet, frozen, operations
+from stableanimator_core.models.frozen import FrozenConv2d, FrozenTimeConv, freeze
 from stableanimator_core.weights import build_models, config_of, load_models, random_models, save_models
 
 
@@ -154,22 +155,96 @@ def test_dtype_changes_there_and_back(vae):
     assert decode(vae, latents().float()).dtype == torch.float32
 
 
-def test_layout_stays_channels_last(vae):
+def test_layout_stays_channels_last(vae, monkeypatch):
     """Of activations and of their gradients, to the stride of a batch of one, by which torch chooses its kernels."""
     seen = []
 
-    def look(name: str, y: Tensor) -> None:
+    def look(name: str, call: Callable[..., Tensor], *given, **how) -> Tensor:
+        y = call(*given, **how)
         seen.append((name, y))
         y.register_hook(lambda g: seen.append((f"gradient of {name}", g)))
+        return y
 
-    for name, module in vae.decoder.named_modules():
-        if isinstance(module, (FrozenBlock, FrozenNormSiLU, FrozenConv2d, FrozenTimeConv)):
-            module.register_forward_hook(lambda module, x, y, name=name: look(name, y))
+    for name in ("conv", "norm_silu", "blend"):
+        monkeypatch.setattr(operations, name, functools.partial(look, name, getattr(operations, name)))
     z = latents(3, 6, 5).float().requires_grad_()  # torch convolves float64 in a layout of its own
     decode(vae.float(), z).square().sum().backward()
     for name, y in seen:
         assert y.stride() == y.movedim(1, -1).contiguous().movedim(-1, 1).stride(), name
     assert len(seen) > 150
+
+
+# --- the UNet -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain_unet():
+    torch.manual_seed(0)
+    return randomized(
+        AnimatorUNet(
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            block_out_channels=(32, 64), num_attention_heads=(2, 4), cross_attention_dim=16, layers_per_block=1,
+            addition_time_embed_dim=8, projection_class_embeddings_input_dim=24,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def unet(plain_unet):
+    unet = copy.deepcopy(plain_unet)
+    freeze(unet)
+    return unet
+
+
+def predict(unet: AnimatorUNet, *, frames: int = 3, tokens: int = 1, clips: int = 2, **how) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(unet.dtype)
+
+    sample, context = draw(clips, frames, 8, 6, 4), draw(clips, tokens + 4, 16)
+    return unet(sample, torch.full((clips,), 0.3), context, draw(clips, 3), draw(clips * frames, 32, 6, 4), **how)
+
+
+@pytest.mark.parametrize("how", [{}, {"tokens": 3}, {"frames": 1}, {"clips": 1}, {"id_scale": 0.4}])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_unet_gives_the_plain_values(plain_unet, unet, how, mode):
+    with mode():
+        torch.testing.assert_close(predict(unet, **how), predict(plain_unet, **how), rtol=1e-6, atol=1e-7)
+
+
+def test_unet_computes_frozen_layers_in_its_own_way(unet, monkeypatch):
+    """Otherwise the test above compares diffusers with itself."""
+    for kind in (frozen.SpatioTemporalResBlock, frozen.TransformerSpatioTemporalModel):
+        monkeypatch.setattr(kind, "forward", None)
+    monkeypatch.setattr(frozen.TemporalBasicTransformerBlock, "forward", None)
+    with torch.no_grad():
+        assert predict(unet).isfinite().all()
+
+
+def test_unet_with_weights_that_train_again(plain_unet, unet):
+    plain = copy.deepcopy(plain_unet)
+    expected, actual = (weight_gradients(each, predict(each.requires_grad_(True).train())) for each in (plain, unet))
+    assert actual.keys() == expected.keys() and len(actual) > 100
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "layer", ["time_embedding.linear_2", "down_blocks.0.resnets.0.spatial_res_block.conv1", "conv_in"]
+)
+def test_one_layer_of_the_unet_that_trains(plain_unet, unet, layer):
+    gradients = []
+    for each in (copy.deepcopy(plain_unet), unet):
+        each.get_submodule(layer).weight.requires_grad_(True)
+        gradients.append(weight_gradients(each, predict(each)))
+    assert list(gradients[1]) == [f"{layer}.weight"]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_unet_keeps_its_state_dict(plain_unet, unet):
+    before, after = plain_unet.state_dict(), unet.state_dict()
+    assert list(after) == list(before) and all(after[key].equal(before[key]) for key in before)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -186,11 +261,16 @@ def test_embedder_keeps_a_byte_per_slope(plain_embedder, embedder):
     assert 0 < frugal < 0.06 * plain
 
 
-def test_inputs_of_convolutions_are_let_go(vae):
-    inputs = []
-    for name, module in vae.decoder.named_modules():
-        if name.endswith(("conv1", "conv2")):
-            module.register_forward_hook(lambda module, x, y: inputs.append(weakref.ref(x[0])))
+def test_inputs_of_convolutions_are_let_go(vae, monkeypatch):
+    blocks = {module for name, module in vae.decoder.named_modules() if name.endswith(("conv1", "conv2"))}
+    inputs, conv = [], operations.conv
+
+    def look(x: Tensor, layer: nn.Module, **how) -> Tensor:
+        if layer in blocks:
+            inputs.append(weakref.ref(x))
+        return conv(x, layer, **how)
+
+    monkeypatch.setattr(operations, "conv", look)
     y = decode(vae, latents().requires_grad_())
     assert y.requires_grad and len(inputs) > 30 and not any(each() is not None for each in inputs)
 
@@ -317,7 +397,7 @@ def test_batch_statistics_of_frozen_weights(plain_embedder, embedder):
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match="PoseNet has no frugal layers; freeze a TemporalDecoder or an IResNet"):
+    with pytest.raises(ValueError, match="PoseNet has no frozen layers; freeze an AnimatorUNet, a Temp"):
         freeze(PoseNet(32).requires_grad_(False).eval())
 
 
@@ -350,7 +430,7 @@ def test_gradient_of_norm_and_silu(shape, layout):
     y = F.silu(F.group_norm(x, 32, weight, bias, 1e-5))
     (expected,) = torch.autograd.grad(y, x, g)
     with torch.no_grad():
-        torch.testing.assert_close(frozen.norm_silu_backward(g, x, *how), expected)
+        torch.testing.assert_close(operations.norm_silu_backward(g, x, *how), expected)
 
 
 def test_statistics_are_float32_where_half_precision_overflows():
@@ -360,7 +440,7 @@ def test_statistics_are_float32_where_half_precision_overflows():
     how = torch.ones(32).half(), torch.zeros(32).half(), 32, 1e-6
     exact = x.double().requires_grad_()
     (true,) = torch.autograd.grad(F.silu(F.group_norm(exact, 32, eps=1e-6)), exact, g.double())
-    assert x.square().isinf().any() and distance(frozen.norm_silu_backward(g, x, *how), true) < 1e-3
+    assert x.square().isinf().any() and distance(operations.norm_silu_backward(g, x, *how), true) < 1e-3
 
 
 # --- models as they are loaded --------------------------------------------------------------------------------------
@@ -377,7 +457,7 @@ def test_loaded_models_are_frugal(tiny_model):
     for each in (models, generated):
         assert frugal_layers(each.vae.decoder) > 50 and frugal_layers(each.vae.encoder) == 0
         assert frugal_layers(each.face_embedder) > 30 and frugal_layers(each.face_judge) > 30
-        assert frugal_layers(each.unet) == frugal_layers(each.pose_net) == 0
+        assert frugal_layers(each.unet) > 100 and frugal_layers(each.pose_net) == 0
     z = latents().float().requires_grad_()
     decode(models.vae, z).sum().backward()
     assert z.grad.isfinite().all()

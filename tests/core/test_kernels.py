@@ -1,0 +1,118 @@
+"""The fused kernels give torch's numbers. Without a GPU Triton's interpreter runs them (tests/conftest.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stableanimator_core.models import kernels
+
+pytestmark = pytest.mark.skipif(kernels.triton is None, reason="Triton isn't installed: no fused kernels to test")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = [((2, 40, 5, 7), 4), ((3, 64, 9, 8), 32), ((1, 128, 4, 16, 17), 32), ((2, 96, 70), 3)]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def last(*shape: int, seed: int = 0) -> Tensor:
+    """[N, C, ...], channels last, far from 0."""
+    return (3 * drawn(*shape, seed=seed) + 10).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def added(x: Tensor, add: Tensor | None) -> Tensor:
+    if add is None:
+        return x
+    places = x.movedim(1, -1)
+    return (places.reshape(len(add), -1, x.shape[1]) + add[:, None]).reshape(places.shape).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("shape, groups", SHAPES)
+@pytest.mark.parametrize("parts", [0, 1, 2])
+@pytest.mark.parametrize("silu", [True, False])
+def test_norm(shape, groups, parts, silu):
+    x, channels = last(*shape), shape[1]
+    weight, bias = drawn(2, channels, seed=1)
+    add = drawn({1: 1, 2: 2 * shape[0]}[parts], channels, seed=2) if parts and (parts == 1 or len(shape) > 4) else None
+    y, mean, variance = kernels.norm_silu(x, weight, bias, groups, 1e-5, add=add, silu=silu)
+    true = added(x, add).double()
+    expected = F.group_norm(true, groups, weight.double(), bias.double(), 1e-5)
+    expected = F.silu(expected) if silu else expected
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    each = true.reshape(shape[0], groups, -1)
+    torch.testing.assert_close(mean.double(), each.mean(-1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), each.var(-1, correction=0), rtol=1e-5, atol=0)
+    assert y.stride() == x.stride()
+
+
+@pytest.mark.parametrize("shape, groups", SHAPES)
+@pytest.mark.parametrize("parts", [0, 1])
+def test_gradient_of_norm(shape, groups, parts):
+    x, g, channels = last(*shape), last(*shape, seed=1), shape[1]
+    weight, bias = drawn(2, channels, seed=2)
+    add = drawn(1, channels, seed=3) if parts else None
+    true = added(x, add).double().requires_grad_()
+    y = F.silu(F.group_norm(true, groups, weight.double(), bias.double(), 1e-5))
+    (expected,) = torch.autograd.grad(y, true, g.double())
+    _, mean, variance = kernels.norm_silu(x, weight, bias, groups, 1e-5, add=add)
+    actual = kernels.norm_silu_backward(g, x, add, weight, bias, mean, variance, 1e-5)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_moments_of_many_splits_and_of_one_group():
+    x = drawn(1, 5000, 40) * 2 + 100
+    mean, variance = kernels.moments(x, 1)
+    torch.testing.assert_close(mean.squeeze(), x.double().mean().float())
+    torch.testing.assert_close(variance.squeeze(), x.double().var(correction=0).float(), rtol=1e-5, atol=0)
+
+
+def test_blend():
+    x, h = last(2, 20, 3, 5), last(2, 20, 3, 5, seed=1)
+    bias, share = drawn(20, seed=2), torch.tensor([0.3], device=DEVICE)
+    wide = bias[:, None, None]
+    torch.testing.assert_close(kernels.blend(x, h, bias, share), x + share * (h + wide))
+    torch.testing.assert_close(kernels.blend(x, h), x + h)
+    torch.testing.assert_close(kernels.blend(None, h, share=share), share * h)
+    expected = h + wide
+    assert kernels.blend(None, h, bias, out=h).data_ptr() == h.data_ptr()
+    torch.testing.assert_close(h, expected)
+
+
+def test_rows_that_do_not_lie_channels_last_are_copied():
+    x, h = drawn(2, 20, 3, 5), drawn(2, 20, 3, 5, seed=1)
+    torch.testing.assert_close(kernels.blend(x, h), x + h)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_batch_norm(shift):
+    x, mean, weight, bias = last(3, 70, 4, 2), *drawn(3, 70, seed=1)
+    variance = drawn(70, seed=2).abs() + 0.1
+    at = (mean, bias) if shift else (torch.zeros(70, device=DEVICE), None)
+    expected = F.batch_norm(x, at[0], variance, weight, at[1])
+    torch.testing.assert_close(kernels.batch_norm(x, mean, variance, weight, bias, 1e-5, shift=shift), expected)
+
+
+@pytest.mark.parametrize("channels", [60, 320])
+def test_layer_norm(channels):
+    x, (weight, bias) = 100 + drawn(3, 7, channels), drawn(2, channels, seed=1)
+    expected = F.layer_norm(x, (channels,), weight, bias)
+    torch.testing.assert_close(kernels.layer_norm(x, weight, bias, 1e-5), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_geglu():
+    x = drawn(3, 7, 60)
+    a, b = x.chunk(2, -1)
+    torch.testing.assert_close(kernels.geglu(x), a * F.gelu(b))
+
+
+def test_affine():
+    x, scale, shift = drawn(3, 70, 40), drawn(3, seed=1), drawn(3, 40, seed=2)
+    torch.testing.assert_close(kernels.affine(x, scale, shift), x * scale[:, None, None] + shift[:, None])
+
+
+def test_only_nvidia_gpus_use_them():
+    assert not kernels.usable(torch.device("cpu"))

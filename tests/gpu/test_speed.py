@@ -1,0 +1,117 @@
+"""What makes a GPU fast keeps the numbers: fused kernels and CUDA graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from stableanimator_core.face import FaceBoxes
+from stableanimator_core.graphs import Graphs
+from stableanimator_core.hjb import face_gradient, place_windows
+from stableanimator_core.models import kernels
+from stableanimator_core.vae import cell_size, decode_latents
+from stableanimator_core.weights import load_models
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda")
+FRAMES, SIDE = 6, 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def true_single_precision():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_models("mini", device=DEVICE, dtype=torch.float32)
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def with_kernels(request, monkeypatch):
+    assert kernels.usable(DEVICE), "Triton can't compile here"
+    if not request.param:
+        monkeypatch.setattr(kernels, "usable", lambda device: False)
+
+
+def latents() -> Tensor:
+    return torch.randn(FRAMES, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+def gradient(models, graphs: Graphs | None, x0: Tensor) -> Tensor:
+    side = 8 * cell_size(models.vae)
+    boxes = FaceBoxes(torch.tensor([[side, side, 2 * side, 2 * side]] * FRAMES).float(), torch.ones(FRAMES).bool())
+    windows = place_windows(boxes, (SIDE, SIDE), cell_size(models.vae), chunk=4, margin=2)
+    target = torch.ones(models.face_embedder.embedding_dim, device=DEVICE)
+    return face_gradient(x0, windows, models.vae, models.face_embedder, target, graphs=graphs)[1]
+
+
+def predict(models, sample: Tensor) -> Tensor:
+    unet, width = models.unet, models.unet.config.block_out_channels[0]
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    context = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator, device=DEVICE)
+    pose = torch.randn(2 * FRAMES, width, SIDE, SIDE, generator=generator, device=DEVICE)
+    time_ids = torch.tensor([[6.0, 127.0, 0.02]] * 2, device=DEVICE)
+    return unet(sample, torch.full((2,), 0.3, device=DEVICE), context, time_ids, pose)
+
+
+def sample() -> Tensor:
+    return torch.randn(2, FRAMES, 8, SIDE, SIDE, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+
+
+def off_by(found: Tensor, expected: Tensor) -> float:
+    return float((found.cpu().double() - expected.cpu().double()).norm() / expected.cpu().double().norm())
+
+
+def test_numbers_are_those_of_the_cpu(models, with_kernels):
+    cpu = load_models("mini", device="cpu", dtype=torch.float32)
+    pairs = []
+    with torch.no_grad():
+        pairs.append((decode_latents(models.vae, latents()), decode_latents(cpu.vae, latents().cpu())))
+    pairs.append((gradient(models, None, latents()), _on_cpu(cpu, latents())))
+    assert max(off_by(*pair) for pair in pairs) < 1e-4
+
+
+def _on_cpu(cpu, x0: Tensor) -> Tensor:
+    side = 8 * cell_size(cpu.vae)
+    boxes = FaceBoxes(torch.tensor([[side, side, 2 * side, 2 * side]] * FRAMES).float(), torch.ones(FRAMES).bool())
+    windows = place_windows(boxes, (SIDE, SIDE), cell_size(cpu.vae), chunk=4, margin=2)
+    target = torch.ones(cpu.face_embedder.embedding_dim)
+    return face_gradient(x0.cpu(), windows, cpu.vae, cpu.face_embedder, target)[1]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_unet_with_and_without_kernels(models, monkeypatch, mode):
+    with mode():
+        fused = predict(models, sample())
+        monkeypatch.setattr(kernels, "usable", lambda device: False)
+        assert off_by(fused, predict(models, sample())) < 1e-5
+
+
+def test_graphs_replay_with_new_inputs(models):
+    """Also of a second kind of work, which shares the memory, between the replays of the first."""
+    graphs = Graphs(DEVICE)
+    for i in range(4):
+        x0, noisy = latents() + i, sample() + i
+        assert off_by(gradient(models, graphs, x0), gradient(models, None, x0)) < 1e-5
+        with torch.inference_mode():
+            (v,) = graphs.run("UNet", lambda x: (predict(models, x),), noisy)
+            assert off_by(v, predict(models, noisy)) < 1e-5
+    assert len(graphs._recorded) == 3 and all(graphs._recorded.values())
+    graphs.close()
+
+
+def test_what_cannot_be_recorded_is_run_as_it_is(caplog):
+    graphs = Graphs(DEVICE)
+
+    def work(x: Tensor) -> tuple[Tensor]:
+        return (x * float(x.sum()),)  # waits for the card
+
+    for n in range(4):
+        assert graphs.run("key", work, torch.full((2,), 1.0 + n, device=DEVICE))[0].tolist() == [2 * (1 + n) ** 2] * 2
+    assert caplog.text.count("CUDA graphs are off in this run") == 1
