@@ -28,6 +28,7 @@ def make_denoiser(
     Both halves are one batch; once that runs out of memory they are run one after the other, to the clip's end.
     windows: frame indices of each window; predictions are blended with triangular weights, then guided.
     on_forward: called before every UNet call (cancel). on_note: told, once, that the halves are run apart.
+    Raises torch.OutOfMemoryError when one half does not fit.
     processes: share the windows; each calls the denoiser with the same x and gets the same x0.
     graphs: record the UNet with them.
     """
@@ -42,12 +43,22 @@ def make_denoiser(
         (v,) = graphs.run("UNet", lambda *inputs: (unet(*inputs, id_scale=cond.id_scale),), *halves)
         return v.float()
 
+    def run_alone(*half: Tensor) -> Tensor:
+        v = attempt(lambda: run(*half))
+        if v is None:
+            frames, _, height, width = half[0].shape[1:]
+            raise torch.OutOfMemoryError(
+                f"UNet: memory ran out with one half of guidance, {frames} frames of {width}x{height} latent cells; "
+                "make a smaller video or a shorter context window, or close what else uses the card"
+            )
+        return v
+
     def run_within_memory(sample: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, pose: Tensor) -> Tensor:
         """The UNet of [B, n, 8, h, w] and pose [B * n, C, h, w], as one batch if that fits: [B, n, 4, h, w]."""
         nonlocal together
         inputs, batch = (sample, timestep, context, time_ids, pose), len(sample)
         if batch == 1:
-            return run(*inputs)
+            return run_alone(*inputs)
         if together:
             v = attempt(lambda: run(*inputs))
             if v is not None:
@@ -55,7 +66,7 @@ def make_denoiser(
             together = False
             if on_note is not None:
                 on_note(HALVES_APART)
-        return torch.cat([run(*half) for half in zip(*(part.chunk(batch) for part in inputs))])
+        return torch.cat([run_alone(*half) for half in zip(*(part.chunk(batch) for part in inputs))])
 
     def predict(x: Tensor, sigma: Tensor, frames: list[int]) -> Tensor:
         """Both halves for one window, [2 or 1, n, 4, h, w]."""

@@ -22,7 +22,13 @@ def attempt(work: Callable[..., Made], *given) -> Made | None:
     """work(*given), which is never None; None when memory ran out, with all that the work had taken given back."""
     try:
         return work(*given)
-    except torch.OutOfMemoryError:  # its traceback holds the work's tensors: they go at the end of this block
-        pass
+    except RuntimeError as error:  # its traceback holds the work's tensors: they go at the end of this block
+        if not ran_out(error):
+            raise
     torch.cuda.empty_cache()
     return None
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory ran out: torch's own error, or that of a library which found no room for its workspace."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)

@@ -17,7 +17,7 @@ from .face.pictures import face_pictures
 from .face.sharpness import reference_among, sharpness
 from .hjb import HJBConfig
 from .keypoints import Poses
-from .pipeline import Hooks, Sampled, SamplingConfig, place_motion, sample
+from .pipeline import Hooks, Sampled, SamplingConfig, fit_to_memory, place_motion, sample
 from .trail import Trail
 from .vae import decode_latents
 from .video import SheetRow, contact_sheet, spread
@@ -66,6 +66,7 @@ def sweep_hjb(
 ) -> list[SweepRow]:  # fmt: skip
     """The same clip with each of these settings, in their order; other arguments as in `sample`.
 
+    All decode as many faces at once, as many as fit now, for else they would not compare.
     Steps that settings share are run once: off first, then settings that begin late. on_variant(done, all) is called
     after each. Raises InputError without a setting, FaceError where there is no face to optimise.
     """
@@ -80,12 +81,18 @@ def sweep_hjb(
     target = None
     if models.face_judge is not None:
         target = face.embedded_by(models.face_judge)
+    largest = [hjb for hjb in variants if hjb.decode == "full"][:1] or variants[:1]
+    fitted, notes = fit_to_memory(models, poses, face, settings, largest[0], chosen=chosen)
+    if hooks.on_note is not None:
+        for note in notes:
+            hooks.on_note(note)
     rows: dict[int, SweepRow] = {}
     refining: dict[int, float] = {}
     order = sorted(range(len(variants)), key=lambda i: -variants[i].first_step if variants[i].iterations else -np.inf)
     for done, i in enumerate(order, 1):
+        hjb = variants[i] if variants[i].chunk is not None else replace(variants[i], chunk=fitted.chunk)
         made = sample(
-            models, reference, poses, face, settings, variants[i], pose_images=pose_images, chosen=chosen, hooks=hooks,
+            models, reference, poses, face, settings, hjb, pose_images=pose_images, chosen=chosen, hooks=hooks,
             trail=trail,
         )  # fmt: skip
         refining[i] = sum(took.refine for took in trail.seconds)

@@ -33,6 +33,7 @@ def register(commands) -> None:
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", default=16, type=whole(1), metavar="N", help="of the clip (16)")
+    parser.add_argument("--face", type=whole(16, 4096), metavar="PX", help="how wide the face is; default: as drawn")
     parser.add_argument("--hjb-steps", type=step_range, metavar="FIRST:LAST", help="denoising steps that it touches")
     parser.add_argument(
         "--hjb-chunk", default="", metavar="N[,N]", help="frames decoded at once, the most; several are compared"
@@ -58,7 +59,7 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
     settings = SamplingConfig.for_model(models.config, width=width, height=height, steps=args.steps, seed=args.seed)
     hjb, *others = hjb_variants(hjb_settings(models.config, args), args.hjb_chunk, args.decode)
     result = run_bench(
-        models, settings, hjb, frames=args.frames, repeats=args.repeats, others=others,
+        models, settings, hjb, frames=args.frames, repeats=args.repeats, face_px=args.face, others=others,
         on_stage=lambda done, stage: report.progress(done, len(STAGES), f"stages measured, next: {stage}"),
     )  # fmt: skip
     for title, key in ROWS:

@@ -9,19 +9,21 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..conditioning import build_conditioning, resize_picture
 from ..denoiser import frame_guidance, make_denoiser
 from ..errors import InputError
+from ..face import FaceBoxes
 from ..graphs import Graphs
-from ..hjb import HJBConfig, make_face_refiner, with_chunk
+from ..hjb import HJBConfig, largest_window, make_face_refiner, with_chunk
 from ..performers import Clip, make_clip
-from ..pipeline import SamplingConfig, find_face, from_uint8, sample
+from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample
 from ..sampling import init_noise, karras_sigmas
 from ..trail import synchronize
-from ..vae import decode_latents, encode_image
+from ..vae import cell_size, decode_latents, encode_image
 from ..weights import Models
 from ..windows import context_windows
 from .plan import GIB, is_published, plan_memory
@@ -33,7 +35,7 @@ Made = TypeVar("Made")
 @torch.no_grad()
 def run_bench(
     models: Models, settings: SamplingConfig, hjb: HJBConfig, *, frames: int, repeats: int = 3,
-    others: Sequence[HJBConfig] = (), on_stage: Callable[[int, str], None] | None = None,
+    face_px: int | None = None, others: Sequence[HJBConfig] = (), on_stage: Callable[[int, str], None] | None = None,
 ) -> dict:  # fmt: skip
     """Measure every stage on a drawn performer: the median of `repeats` calls after those that warm up.
 
@@ -41,9 +43,12 @@ def run_bench(
     same functions with the same arguments, one at a time. unet_forward: one context window, the conditional branch.
     unet_step: all windows, both branches where there is guidance. hjb_iteration: one of all frames.
     hjb_extra_peak_gib: what refining one sampling step needs on top of what is allocated before it. Both grow with the
-    face, face_px wide: drawn performers have large heads, so that a person in full view costs less.
+    face: drawn performers have large heads, so that a person in full view costs less. face_px: px of the video that the
+    face shall be wide, the median of all frames; the performer becomes smaller or larger. None: as drawn.
+    hjb_window: frames, rows and columns of latent cells of the largest window that it decodes.
     hjb.chunk is told as it was in the end. extra_gib: the same need of every stage. estimate: what plan_memory says.
     warmup_s: the calls before that, and as "first_step" the very first: one sampling step of a model just loaded.
+    notes: what the user of this run would be told, such as that it went on with less memory.
     hjb_variants: HJB with the settings of `others`, in the same run.
     None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
     on_stage(stages done, name of the next) is called before each of STAGES.
@@ -52,7 +57,7 @@ def run_bench(
     if frames < 1 or repeats < 1:
         raise InputError(f"bench of {frames} frames, {repeats} repeats: give at least 1 of each")
     config, device, size = models.config, models.device, (settings.width, settings.height)
-    clip = make_clip(settings.seed, size=size, frames=frames, family="wave")
+    clip = _draw(models, settings, frames, face_px)
     face = find_face(models, clip.reference, clip.reference_pose)
     start = time.perf_counter()
     first = sample(models, clip.reference, clip.poses, face, replace(settings, steps=1), HJBConfig(iterations=0))
@@ -120,12 +125,15 @@ def run_bench(
         measured |= of_hjb
         for used, of_hjb in map(measure_hjb, others):
             variants.append({"chunk": used.chunk, "decode": used.decode, **of_hjb})
-    boxes = first.faces.boxes[first.faces.found]
+    cell = cell_size(models.vae)
+    window = None
+    if hjb.iterations:
+        window = largest_window(first.faces, x0.shape[-2:], cell, chunk=hjb.chunk, margin=hjb.around)
     told("total")
     if device.type == "cuda":
         torch.cuda.empty_cache()
     start = time.perf_counter()
-    (latents, video), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
+    (latents, video, notes), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
     return {
         **measured,
         "total_s": time.perf_counter() - start,
@@ -136,6 +144,7 @@ def run_bench(
         "estimate": estimate,
         "hjb_variants": variants,
         "nan": not (latents.isfinite().all() and video.isfinite().all()),
+        "notes": notes,
         "frames": frames,
         "size": list(size),
         "steps": settings.steps,
@@ -143,16 +152,36 @@ def run_bench(
         "guidance": list(settings.guidance),
         "hjb": asdict(hjb),
         "frames_with_face": int(first.faces.found.sum()),
-        "face_px": round((boxes[:, 2] - boxes[:, 0]).median().item()) if len(boxes) else None,
+        "face_px": round(_face_width(first.faces)) if first.faces.found.any() else None,
+        "hjb_window": None if window is None else list(window.shape),
         "repeats": repeats,
     }
 
 
-def animate(models: Models, clip: Clip, settings: SamplingConfig, hjb: HJBConfig) -> tuple[Tensor, Tensor]:
-    """Latents [F, 4, h, w] and frames [F, 3, H, W] of the whole way: face, conditioning, sampling, HJB, decoding."""
+def _draw(models: Models, settings: SamplingConfig, frames: int, face_px: int | None) -> Clip:
+    clip = make_clip(settings.seed, size=(settings.width, settings.height), frames=frames, family="wave")
+    if face_px is None:
+        return clip
+    _, _, faces = place_motion(models.config, clip.poses, settings, range(frames))
+    factor = face_px / _face_width(faces)
+    middle = np.array([settings.width, settings.height]) / 2
+    return replace(clip, poses=clip.poses.transformed(lambda points: middle + factor * (points - middle)))
+
+
+def _face_width(faces: FaceBoxes) -> float:
+    """Px of the video, the median; NaN without a face."""
+    boxes = faces.boxes[faces.found]
+    return float((boxes[:, 2] - boxes[:, 0]).median()) if len(boxes) else float("nan")
+
+
+def animate(
+    models: Models, clip: Clip, settings: SamplingConfig, hjb: HJBConfig
+) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
+    """Face, conditioning, sampling, HJB and decoding: latents [F, 4, h, w], frames [F, 3, H, W] and notes."""
     face = find_face(models, clip.reference, clip.reference_pose)
-    latents = sample(models, clip.reference, clip.poses, face, settings, hjb).latents
-    return latents, decode_latents(models.vae, latents, keep_on="cpu")
+    made = sample(models, clip.reference, clip.poses, face, settings, hjb)
+    notes = list(made.notes)
+    return made.latents, decode_latents(models.vae, made.latents, keep_on="cpu", on_note=notes.append), notes
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, float]:
