@@ -1,8 +1,7 @@
-"""Progress, previews, cancelling and text on nodes."""
+"""Progress, previews, cancelling and downloads of nodes."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from comfy.latent_formats import SD15, LatentFormat
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
-from server import PromptServer
 from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
@@ -26,18 +24,12 @@ from ..stableanimator_core.video.pixels import from_uint8
 from ..stableanimator_core.weights import Models
 from ..stableanimator_core.weights.download import download
 from ..stableanimator_core.weights.registry import WeightFile
+from .desk import Notes
 from .folders import places
 
 
-def show_text(node_id: str, text: str) -> None:
-    """Write a line or two on the node that runs, for whoever queued it."""
-    server = PromptServer.instance
-    if server is not None and server.client_id is not None:
-        server.send_progress_text(text, node_id, server.client_id)
-
-
 def sampling_hooks(
-    node_id: str, preview: LatentFormat, device: torch.device, plan: Plan, hjb: HJBConfig | None,
+    notes: Notes, preview: LatentFormat, device: torch.device, plan: Plan, hjb: HJBConfig | None,
     on_identity: OnIdentity | None = None,
 ) -> Hooks:  # fmt: skip
     """Progress in steps and HJB iterations of what will be run, cancel, a preview after every step.
@@ -46,7 +38,7 @@ def sampling_hooks(
     """
     iterations = [hjb.iterations if hjb and hjb.rate(step, plan.steps) else 0 for step in range(plan.steps)]
     work = [0, *itertools.accumulate(1 + count for count in iterations[plan.first :])]  # up to each step that is run
-    bar = ProgressBar(work[-1], node_id=node_id)
+    bar = ProgressBar(work[-1], node_id=notes.node)
     previewer = latent_preview.get_previewer(device, preview)
 
     def heard(likeness: Likeness) -> None:
@@ -62,14 +54,13 @@ def sampling_hooks(
         bar.update_absolute(work[step + 1 - plan.first], preview=picture)
 
     return Hooks(
-        on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted,
-        on_note=functools.partial(show_text, node_id),
-    )  # fmt: skip
+        on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted, on_note=notes.say
+    )
 
 
-def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:
+def sweep_hooks(notes: Notes, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:
     """Progress in steps of all settings, and cancel: hooks for the sampling, and on_variant(done, all)."""
-    bar, finished = ProgressBar(steps * len(variants), node_id=node_id), 0
+    bar, finished = ProgressBar(steps * len(variants), node_id=notes.node), 0
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()
@@ -83,14 +74,11 @@ def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tupl
     def cancel(*told: Any) -> None:
         throw_exception_if_processing_interrupted()
 
-    hooks = Hooks(
-        on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel,
-        on_note=functools.partial(show_text, node_id),
-    )  # fmt: skip
+    hooks = Hooks(on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel, on_note=notes.say)
     return hooks, on_variant
 
 
-def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
+def provide(keys: Sequence[str], allowed: bool, notes: Notes) -> None:
     """Make sure that these published files are here: download what is missing, if that is allowed.
 
     With progress and cancel. Raises WeightsError where files are missing and may not, or cannot, be downloaded.
@@ -103,7 +91,7 @@ def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
             places().require(*missing)
         except WeightsError as error:
             raise WeightsError(f"{error}; or switch download on in this node") from None
-    bar = ProgressBar(100, node_id=node_id)
+    bar = ProgressBar(100, node_id=notes.node)
     shown = None
 
     def on_progress(file: WeightFile, done: int, total: int) -> None:
@@ -113,10 +101,11 @@ def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
         if shown != (file.key, percent):
             shown = file.key, percent
             bar.update_absolute(percent, 100)
-            show_text(node_id, f"downloading {file.path}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            notes.status(f"downloading {file.path}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     done = download(missing, places(), on_progress=on_progress)
-    show_text(node_id, "\n".join((f"downloaded {len(done.paths)} files", *done.notes)))
+    notes.status(None)
+    notes.say(f"downloaded {len(done.paths)} files", *done.notes)
 
 
 def frame_progress(frames: int, node_id: str) -> Callable[[int], None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
@@ -15,10 +13,10 @@ from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
-from .desk import IdentityScope, memory_of, watched, workflow_of
+from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
-from .progress import decoding_progress, preview_format, sampling_hooks, show_text
+from .progress import decoding_progress, preview_format, sampling_hooks
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
 
@@ -98,7 +96,7 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=HIDDEN,
             is_output_node=True,  # runs by itself while it is tuned, and tells the page again when nothing has changed
         )  # fmt: skip
 
@@ -110,7 +108,7 @@ class StableAnimatorSample(io.ComfyNode):
         face: ReferenceFace | None = None, hjb: dict | None = None, pose_images: Tensor | None = None, draft: int = 0,
         identity_scope: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
-        config, node = model.models.config, cls.hidden.unique_id
+        config, notes = model.models.config, Notes(cls.hidden)
         settings = _settings(
             config, seed, steps, (guidance_first, guidance_last), (width, height), (context_frames, context_overlap)
         )
@@ -124,25 +122,22 @@ class StableAnimatorSample(io.ComfyNode):
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
-        memory = memory_of(model, node, measure and face is not None)
+        memory = memory_of(model, notes.node, measure and face is not None)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
         scope = None
         if measure:
-            workflow = workflow_of(cls.hidden.extra_pnginfo)
-            scope = IdentityScope(node, workflow, frames, face, options, plan, memory)
+            scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
         elif plan.first:
-            show_text(node, plan.text())
+            notes.status(plan.text())
         hooks = sampling_hooks(
-            node, preview_format(models, picture, settings.width, settings.height), models.device, plan,
+            notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
             options if face else None, scope and scope.on_identity,
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes = [*draft_notes(frames, motion.frames), *fitted, *made.notes]
-        if notes:
-            show_text(node, "\n".join(notes))
-        return io.NodeOutput(latent, ui={"identity": scope.end()} if scope else {})
+        notes.lines = [*made.notes, *fitted, *draft_notes(frames, motion.frames)]
+        return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))
 
 
 class StableAnimatorDecode(io.ComfyNode):
@@ -165,7 +160,7 @@ class StableAnimatorDecode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output("frames", display_name="frames", tooltip="The video, one picture per frame.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )  # fmt: skip
 
     @classmethod
@@ -173,12 +168,12 @@ class StableAnimatorDecode(io.ComfyNode):
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
         vae = model.load("vae").vae
         latents = samples_to_latents(samples, vae.config.scaling_factor)
-        node = cls.hidden.unique_id
+        notes = Notes(cls.hidden)
         frames = decode_latents(
-            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), node),
-            on_note=partial(show_text, node),
+            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), notes.node),
+            on_note=notes.say,
         )  # fmt: skip
-        return io.NodeOutput(frames_to_image(frames))
+        return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
 
 
 def _settings(

@@ -20,7 +20,7 @@ from ..stableanimator_core.sweep import (
     sweep_variants,
 )
 from .convert import image_to_pixels, or_default, pixels_to_image, to_poses
-from .desk import memory_of
+from .desk import HIDDEN, Notes, memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import sweep_hooks
@@ -90,7 +90,7 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                 ),
                 io.String.Output("report", display_name="report", tooltip="The recommendation and all numbers."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,
         )  # fmt: skip
 
@@ -111,7 +111,7 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         cls, model: AnimatorModel, reference: Tensor, poses: list[dict], face: ReferenceFace, iterations: str,
         hjb_steps: str, draft: int, seed: int, steps: int, width: int, height: int, hjb: dict | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        config, node, motion = model.models.config, cls.hidden.unique_id, to_poses(poses, "poses")
+        config, notes, motion = model.models.config, Notes(cls.hidden), to_poses(poses, "poses")
         check_face(face, model.models)
         settings = SamplingConfig.for_model(
             config, seed=seed, steps=or_default(steps), width=or_default(width), height=or_default(height)
@@ -119,14 +119,14 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         base = model_hjb(config, settings.steps, **(hjb or {}))
         variants = sweep_variants(base, settings.steps, parse_counts(iterations), parse_ranges(hjb_steps))
         frames = telling_frames(motion, draft)
-        hooks, on_variant = sweep_hooks(node, settings.steps, variants)
+        hooks, on_variant = sweep_hooks(notes, settings.steps, variants)
         rows = sweep_hjb(
             model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0], motion, face,
-            settings, variants, chosen=frames, hooks=hooks, trail=memory_of(model, node).trail, on_variant=on_variant,
+            settings, variants, chosen=frames, hooks=hooks, trail=memory_of(model, notes.node).trail, on_variant=on_variant,
         )  # fmt: skip
         chosen = recommend(rows)
         report = "\n".join(
-            (f"recommended: {chosen.reason}", *draft_notes(frames, motion.frames), "", sweep_table(rows))
+            (f"recommended: {chosen.reason}", *notes.lines, *draft_notes(frames, motion.frames), "", sweep_table(rows))
         )
         sheet, plot = pixels_to_image(sweep_sheet(rows, face)[None]), pixels_to_image(sweep_plot(rows)[None])
         shown = [picture for image in (sheet, plot) for picture in ui.PreviewImage(image).as_dict()["images"]]

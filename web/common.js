@@ -34,6 +34,30 @@ export function nodeOf(id) {
   return node ?? undefined;
 }
 
+let foreign = false; // whether what runs is not the workflow in front; its nodes may have the same ids
+
+api.addEventListener("execution_start", () => {
+  foreign = false;
+});
+
+/** Call `action(node, event)` when a node of the workflow in front tells something; node is undefined if it is gone. */
+export function listen(name, action) {
+  api.addEventListener(name, ({ detail }) => {
+    foreign = detail.workflow !== root().id;
+    if (!foreign) action(nodeOf(detail.node), detail);
+  });
+}
+
+/** Whether another workflow than the one in front runs, as far as its nodes have told. */
+export const runsElsewhere = () => foreign;
+
+/** Call `action(prompt id)` when a run ends before its time. */
+export function onBreak(action) {
+  for (const ending of ["execution_interrupted", "execution_error"]) {
+    api.addEventListener(ending, ({ detail }) => action(detail.prompt_id));
+  }
+}
+
 /** Add `action` to a node's callback, after what is there already. */
 export function chain(node, name, action) {
   const before = node[name];

@@ -4,9 +4,10 @@
 // and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is
 // remembered until the page's tab is closed (similarities in thousandths, at most 64 frames); no file gets it.
 
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { COLOURS, addCanvas, chain, heat, nodeOf, picture, remember, remembered, root, write } from "./common.js";
+import {
+  COLOURS, addCanvas, chain, heat, listen, onBreak, picture, remember, remembered, runsElsewhere, write,
+} from "./common.js";
 import { say } from "./texts.js";
 
 const NODE = "StableAnimatorSample";
@@ -279,20 +280,12 @@ function paint(context, width, height, history, pointer, redraw) {
 
 const scopes = new WeakMap(); // node -> { hear(event), stop() }
 let live; // the scope that heard the latest event
-let foreign = false; // whether what runs is not the workflow in front; its nodes may have the same ids
 
-api.addEventListener("execution_start", () => {
-  foreign = false;
-});
-api.addEventListener(EVENT, ({ detail: event }) => {
-  foreign = event.workflow !== root().id;
-  if (foreign) return;
-  live = scopes.get(nodeOf(event.node));
+listen(EVENT, (node, event) => {
+  live = scopes.get(node);
   live?.hear(event);
 });
-for (const ending of ["execution_interrupted", "execution_error"]) {
-  api.addEventListener(ending, ({ detail }) => live?.stop(detail.prompt_id));
-}
+onBreak((prompt) => live?.stop(prompt));
 
 function addScope(node) {
   const state = { history: null, pointer: null };
@@ -331,7 +324,7 @@ function addScope(node) {
     },
   });
   chain(node, "onExecuted", (output) => {
-    if (output?.identity?.length && !foreign) finish(output.identity.reduce(hear, null));
+    if (output?.identity?.length && !runsElsewhere()) finish(output.identity.reduce(hear, null));
   });
   chain(node, "onConfigure", () => draw(remembered(node, NAME)));
 

@@ -56,6 +56,7 @@ PICTURE = """async () => {
     return picture && (await fetch(app.api.apiURL(`/view?${new URLSearchParams(picture)}`))).status;
 }"""
 
+
 def graph(frames: int = 4) -> dict:
     """The built-in example, aligned."""
 

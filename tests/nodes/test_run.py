@@ -36,7 +36,7 @@ def test_size_and_length_follow_the_widgets(server):
     run = server.run(prompt(frames=11, steps=1, width=96, height=128, context_frames=6, context_overlap=2))
     assert run.succeeded, run.error
     assert [read_image(path).shape for path in server.saved(run)] == [(128, 96, 3)] * 11
-    assert any("trained at 64x64; at 96x128 expect less" in text for text in run.texts)
+    assert any("trained at 64x64; at 96x128 expect less" in text for text in run.notes)
 
 
 def test_same_seed_same_video_other_seed_another(server):
@@ -59,8 +59,8 @@ def test_progress_and_previews_arrive(server):
     assert len(run.previews) == 4
     decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
     assert decoding[-1] == 3
-    assert any("from the reference's on average" in text for text in run.texts), "Align Poses says how it went"
-    assert any(text.startswith("face found") for text in run.texts)
+    assert any("from the reference's on average" in text for text in run.notes), "Align Poses says how it went"
+    assert any(text.startswith("face found") for text in run.notes)
 
 
 def align_prompt(frames: int, **given) -> dict:
@@ -83,7 +83,7 @@ def test_align_poses_shows_what_it_did(server):
     assert preview.parent == server.base / "temp"
     assert (read_image(preview) == WORST).all(-1).any(), "the worst frame is marked"
     (text,) = run.outputs["align"]["text"]
-    assert text in run.texts and "px (" in text and "% of the body) from the reference's on average; worst" in text
+    assert text in run.notes and "px (" in text and "% of the body) from the reference's on average; worst" in text
     blue = (np.array(picture()[2, 2]) * DIMMED).astype(int)
     assert abs(overlay[0][2, 2].astype(int) - blue).max() <= 1, "the picture lies below"
 
