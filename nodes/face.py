@@ -9,6 +9,7 @@ from torch import Tensor
 from ..stableanimator_core.errors import FaceError
 from ..stableanimator_core.face.detect import FaceDetector
 from ..stableanimator_core.pipeline import find_face
+from ..stableanimator_core.weights import ModelConfig
 from .convert import image_to_pixels, to_poses
 from .desk import HIDDEN, Notes
 from .errors import one_line_errors
@@ -63,7 +64,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
     ) -> io.NodeOutput:
         notes, picture = Notes(cls.hidden), image_to_pixels(reference[:1])[0]
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
-        detector = face_detector(model)
+        detector = face_detector(model.models.config)
         if pose is None and detector is None:
             raise FaceError("reference_pose is not connected, so the face cannot be found; connect the picture's pose")
         index = None if choose == FOLLOWED else choose
@@ -80,8 +81,8 @@ class StableAnimatorEncodeFace(io.ComfyNode):
         return io.NodeOutput(found._replace(embedding=found.embedding.cpu()), ui=notes.ui)
 
 
-def face_detector(model: AnimatorModel) -> FaceDetector | None:
+def face_detector(config: ModelConfig) -> FaceDetector | None:
     """The face detector, where it is installed and the model's faces are ones that it was trained on."""
-    if model.models.config.face_crop != "arcface" or places().find("face_detector") is None:
+    if config.face_crop != "arcface" or places().find("face_detector") is None:
         return None
     return FaceDetector.load(places(), str(model_management.get_torch_device()))

@@ -73,7 +73,7 @@ class StableAnimatorLoadModel(io.ComfyNode):
         if model == V1_CONFIG.name:
             provide(DOWNLOADS["v1"] if download else V1, download, notes)
         chosen = found[model].model
-        loaded = load_models(chosen, dtype=DTYPES[dtype] or _auto_dtype(chosen), places=places())
+        loaded = load_models(chosen, dtype=pick_dtype(dtype, chosen), places=places())
         return io.NodeOutput(AnimatorModel.of(loaded), ui=notes.ui)
 
 
@@ -86,8 +86,10 @@ def _published_state() -> str:
     return f"{len(missing)} of its {len(V1)} files are missing ({size:.1f} GB to download)"
 
 
-def _auto_dtype(model: str | Path) -> torch.dtype:
-    """fp32 for a small model, else ComfyUI's choice for this device."""
+def pick_dtype(dtype: str, model: str | Path) -> torch.dtype:
+    """One of DTYPES; auto is fp32 for a small model, else ComfyUI's choice for this device."""
+    if DTYPES[dtype] is not None:
+        return DTYPES[dtype]
     if model != V1_CONFIG.name:
         size = sum(file.stat().st_size for file in find_model(model).rglob("*.safetensors"))
         if size < SMALL:

@@ -122,7 +122,8 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         hooks, on_variant = sweep_hooks(notes, settings.steps, variants)
         rows = sweep_hjb(
             model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0], motion, face,
-            settings, variants, chosen=frames, hooks=hooks, trail=memory_of(model, notes.node).trail, on_variant=on_variant,
+            settings, variants, chosen=frames, hooks=hooks, on_variant=on_variant,
+            trail=memory_of(model, notes.node).trail,
         )  # fmt: skip
         chosen = recommend(rows)
         report = "\n".join(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 
 from ..alignment import align
 from ..errors import FaceError, InputError
@@ -16,9 +17,10 @@ from ..face import FaceDetector, ReferenceFace
 from ..hjb import HJBConfig, Likeness
 from ..keypoints import Poses
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
-from ..preflight import Finding, check_installation, check_job
+from ..preflight import Finding, check_files, check_installation, check_job
 from ..vae import cell_size, decode_latents
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
+from ..weights.networks import build_models
 from ..windows import context_windows
 from .bench import peak_gib, synchronize
 from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
@@ -61,18 +63,30 @@ class Estimate(NamedTuple):
     peak_gib: float | None  # the most that tensors took on the card; None where there is no CUDA
 
 
+def outlined(config: ModelConfig, dtype: torch.dtype) -> Models:
+    """A model's networks without any weights, in no memory: enough for a report that measures nothing."""
+    with init_empty_weights():
+        models = build_models(config)
+    for part in models.parts().values():
+        part.to(dtype)
+    return models
+
+
 def report_job(
-    models: Models, job: Job, places: Places, *, measure: bool = False, on_forward: Callable[[], None] | None = None
-) -> str:
+    models: Models, job: Job, places: Places, *, measure: bool = False,
+    on_forward: Callable[[], None] | None = None, missing: Sequence[Finding] | None = None,
+) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
-    measure: make a short trial for the time; on_forward is called before every UNet call of it.
+    measure: make a short trial for the time; on_forward is called before every UNet call of it. Else models may be
+    `outlined`. missing: what is known of files that are not here; None: those of the model are looked for.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
     size = job.sampling.get("width") or config.width, job.sampling.get("height") or config.height
     material = {key: getattr(job, key) for key in ("reference", "reference_pose", "driving", "detector")}
-    findings = [*installation.findings, *check_job(config, **material, size=size, places=places)]
+    own = check_files(config, places) if missing is None else missing
+    findings = [*own, *installation.findings, *check_job(config, **material, size=size)]
     ahead: list[str] = []
     try:
         settings = SamplingConfig.for_model(config, **job.sampling)
@@ -93,7 +107,10 @@ def report_job(
             findings += found
         ahead.append(f"time: {told}")
     findings = list(dict.fromkeys(findings))  # a size that cannot be made was found twice
-    lines = [line for level in ("problem", "note") for f in findings if f.level == level for line in f.lines]
+    problems = [finding for finding in findings if finding.level == "problem"]
+    mended = " ".join(problem.fix for problem in problems)
+    findings = [*problems, *(f for f in findings if f.level == "note" and f.fix not in mended)]  # files needed are both
+    lines = [line for finding in findings for line in finding.lines]
     return "\n".join((_verdict(findings), *ahead, *lines))
 
 
