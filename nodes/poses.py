@@ -23,7 +23,7 @@ from ..stableanimator_core.pose.overlay import (
 )
 from ..stableanimator_core.video.formats import fitted
 from ..stableanimator_core.weights import load_aligner
-from .convert import image_to_pixels, pixels_to_image, to_poses
+from .convert import fill_size, image_to_pixels, pixels_to_image, to_poses
 from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .patchers import AnimatorModel
@@ -185,14 +185,17 @@ class StableAnimatorDrawPoses(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width of the pictures in pixels; 0 = the model's width, else the poses' own canvas.",
+                    tooltip="Width in pixels. 0 = what fits the poses' canvas where height is given, else "
+                    "the model's width or, without a model, the canvas's.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height of the pictures in pixels; 0 = the model's height, else the poses' own canvas.",
+                    tooltip="Height in pixels. 0 = what fits the poses' canvas where width is given, else "
+                    "the model's height or, without a model, the canvas's.",
                 ),
             ],
             outputs=[io.Image.Output("pose_images", display_name="pose_images", tooltip="One picture per frame.")],
+            hidden=HIDDEN,
         )  # fmt: skip
 
     @classmethod
@@ -200,7 +203,11 @@ class StableAnimatorDrawPoses(io.ComfyNode):
     def execute(cls, poses: list[dict], width: int, height: int, model: AnimatorModel | None = None) -> io.NodeOutput:
         found = to_poses(poses, "poses")
         own = found if model is None else model.models.config
+        multiple = 8 if model is None else own.size_multiple
+        width, height, sized = fill_size(width, height, (found.width, found.height), multiple)
         size = width or own.width, height or own.height
+        notes = Notes(cls.hidden)
+        notes.say(*sized)
         canvas = {} if model is None else {"canvas_short_side": own.pose_canvas}
         covering = cover_poses(found, cover(found, *size), *size)  # as Sample crops them
-        return io.NodeOutput(pixels_to_image(draw_poses(covering, *size, **canvas)))
+        return io.NodeOutput(pixels_to_image(draw_poses(covering, *size, **canvas)), ui=notes.ui)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Job, outlined, report_job
-from .convert import image_to_pixels, or_default, to_poses
+from .convert import fill_size, image_to_pixels, or_default, to_poses
 from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .face import face_detector
@@ -54,10 +54,10 @@ class StableAnimatorPreflight(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=0, min=0, max=200, tooltip="As in Sample. 0 = the model's own number."),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own width."
+                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own height."
+                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
                     "context_frames", default=0, min=0, max=128, tooltip="As in Sample. 0 = the model's own number."
@@ -107,19 +107,28 @@ class StableAnimatorPreflight(io.ComfyNode):
             models = outlined(*chosen)
         else:
             models = model.load("image_encoder", "vae", "animator", "face") if measure else model.models
+        picture, sized = None if reference is None else image_to_pixels(reference[:1])[0], []
+        if picture is not None:
+            width, height, sized = fill_size(width, height, picture.shape[1::-1], models.config.size_multiple)
         job = Job(
             sampling={
                 "steps": or_default(steps), "width": or_default(width), "height": or_default(height),
                 "context_window": or_default(context_frames),
             },
             hjb=hjb or {},
-            reference=None if reference is None else image_to_pixels(reference[:1])[0],
+            reference=picture,
             reference_pose=None if reference_pose is None else to_poses(reference_pose, "reference_pose"),
             driving=None if driving is None else to_poses(driving, "driving"),
             detector=face_detector(models.config),
         )  # fmt: skip
         cancel = throw_exception_if_processing_interrupted
         report = report_job(
-            models, job, places(), measure=measure and model is not None, on_forward=cancel, missing=missing
+            models,
+            job,
+            places(),
+            measure=measure and model is not None,
+            on_forward=cancel,
+            missing=missing,
+            remarks=sized,
         )
         return io.NodeOutput(report, ui={"text": (report,)})

@@ -12,7 +12,15 @@ from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
-from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
+from .convert import (
+    fill_size,
+    frames_to_image,
+    image_to_pixels,
+    latents_to_samples,
+    or_default,
+    samples_to_latents,
+    to_poses,
+)
 from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
@@ -69,11 +77,13 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width of the video in pixels. 0 = the size the model was trained at, which works best.",
+                    tooltip="Width of the video in pixels. 0 = what fits the reference's shape where height is given, "
+                    "else the size the model was trained at, which works best.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height of the video in pixels. 0 = the size the model was trained at, which works best.",
+                    tooltip="Height of the video in pixels. 0 = what fits the reference's shape where width is given, "
+                    "else the size the model was trained at, which works best.",
                 ),
                 io.Int.Input(
                     "context_frames", default=0, min=0, max=128,
@@ -109,11 +119,12 @@ class StableAnimatorSample(io.ComfyNode):
         identity_scope: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
         config, notes = model.models.config, Notes(cls.hidden)
+        picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
+        *size, sized = fill_size(width, height, picture.shape[1::-1], config.size_multiple)
         settings = _settings(
-            config, seed, steps, (guidance_first, guidance_last), (width, height), (context_frames, context_overlap)
+            config, seed, steps, (guidance_first, guidance_last), size, (context_frames, context_overlap)
         )
         options = model_hjb(config, settings.steps, **(hjb or {}))
-        picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
@@ -136,7 +147,7 @@ class StableAnimatorSample(io.ComfyNode):
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes.lines = [*made.notes, *fitted, *draft_notes(frames, motion.frames)]
+        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames)]
         return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))
 
 

@@ -19,7 +19,7 @@ from ..stableanimator_core.sweep import (
     sweep_table,
     sweep_variants,
 )
-from .convert import image_to_pixels, or_default, pixels_to_image, to_poses
+from .convert import fill_size, image_to_pixels, or_default, pixels_to_image, to_poses
 from .desk import HIDDEN, Notes, memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
@@ -73,11 +73,11 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width in pixels, as in Sample. 0 = the size the model was trained at.",
+                    tooltip="Width in pixels, as in Sample, also what 0 means.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height in pixels, as in Sample. 0 = the size the model was trained at.",
+                    tooltip="Height in pixels, as in Sample, also what 0 means.",
                 ),
             ],
             outputs=[
@@ -113,6 +113,8 @@ class StableAnimatorHJBSweep(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         config, notes, motion = model.models.config, Notes(cls.hidden), to_poses(poses, "poses")
         check_face(face, model.models)
+        picture = image_to_pixels(reference[:1])[0]
+        width, height, sized = fill_size(width, height, picture.shape[1::-1], config.size_multiple)
         settings = SamplingConfig.for_model(
             config, seed=seed, steps=or_default(steps), width=or_default(width), height=or_default(height)
         )
@@ -121,13 +123,20 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         frames = telling_frames(motion, draft)
         hooks, on_variant = sweep_hooks(notes, settings.steps, variants)
         rows = sweep_hjb(
-            model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0], motion, face,
+            model.load("image_encoder", "vae", "animator", "face"), picture, motion, face,
             settings, variants, chosen=frames, hooks=hooks, on_variant=on_variant,
             trail=memory_of(model, notes.node).trail,
         )  # fmt: skip
         chosen = recommend(rows)
         report = "\n".join(
-            (f"recommended: {chosen.reason}", *notes.lines, *draft_notes(frames, motion.frames), "", sweep_table(rows))
+            (
+                f"recommended: {chosen.reason}",
+                *notes.lines,
+                *sized,
+                *draft_notes(frames, motion.frames),
+                "",
+                sweep_table(rows),
+            )
         )
         sheet, plot = pixels_to_image(sweep_sheet(rows, face)[None]), pixels_to_image(sweep_plot(rows)[None])
         shown = [picture for image in (sheet, plot) for picture in ui.PreviewImage(image).as_dict()["images"]]

@@ -75,11 +75,13 @@ def outlined(config: ModelConfig, dtype: torch.dtype) -> Models:
 def report_job(
     models: Models, job: Job, places: Places, *, measure: bool = False,
     on_forward: Callable[[], None] | None = None, missing: Sequence[Finding] | None = None,
+    remarks: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
     measure: make a short trial for the time; on_forward is called before every UNet call of it. Else models may be
     `outlined`. missing: what is known of files that are not here; None: those of the model are looked for.
+    remarks: on the job, told as they are.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
@@ -111,7 +113,7 @@ def report_job(
     mended = " ".join(problem.fix for problem in problems)
     findings = [*problems, *(f for f in findings if f.level == "note" and f.fix not in mended)]  # files needed are both
     lines = [line for finding in findings for line in finding.lines]
-    return "\n".join((_verdict(findings), *ahead, *lines))
+    return "\n".join((_verdict(findings), *ahead, *remarks, *lines))
 
 
 @torch.no_grad()

@@ -48,10 +48,11 @@ def test_a_whole_job_is_looked_at(server):
     several[2]["people"] *= 2
     several[4]["people"] = []
     report = report_of(server, **MATERIAL | {"driving": literal(several)}, width=96, context_frames=4)
-    assert "work: model 'tiny', 96x64, 6 frames in 2 windows, 2 denoising steps, 3 face iterations" in report
+    assert "work: model 'tiny', 96x96, 6 frames in 2 windows, 2 denoising steps, 3 face iterations" in report
     assert "driving: nobody in 1 of 6 frames, first in frame 4" in report
     assert "driving: up to 2 people in a frame" in report
-    assert "was not trained at 96x64" in report
+    assert "was not trained at 96x96" in report
+    assert "size 96x96: the height follows from the picture's shape" in report
     assert "switch measure on" in report
 
 
