@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
-from ..stableanimator_core.evaluation.estimate import Job, outlined, report_job
+from ..stableanimator_core.evaluation.estimate import Job, Speed, outlined, report_job
+from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.pipeline import SamplingConfig
+from ..stableanimator_core.weights import Models
 from .convert import fill_size, image_to_pixels, or_default, to_poses
 from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .face import face_detector
 from .folders import places
 from .patchers import AnimatorModel
+from .speed import kind_of, recall
 from .upstream import chosen_model, lacking, links
 from .wire import CATEGORY, HJB, Model, PoseKeypoint
 
@@ -130,5 +136,10 @@ class StableAnimatorPreflight(io.ComfyNode):
             on_forward=cancel,
             missing=missing,
             remarks=sized,
+            speed=partial(_speed_of, models),
         )
         return io.NodeOutput(report, ui={"text": (report,)})
+
+
+def _speed_of(models: Models, settings: SamplingConfig, hjb: HJBConfig) -> Speed | None:
+    return recall(kind_of(models.config.name, models.dtype, settings, hjb))

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
+from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.hjb import HJBConfig, Likeness, OnIdentity
 from ..stableanimator_core.pipeline import Hooks
-from ..stableanimator_core.trail import Plan
+from ..stableanimator_core.trail import Plan, StepSeconds, Trail
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.video.pixels import from_uint8
 from ..stableanimator_core.weights import Models
@@ -29,33 +30,47 @@ from .folders import places
 
 
 def sampling_hooks(
-    notes: Notes, preview: LatentFormat, device: torch.device, plan: Plan, hjb: HJBConfig | None,
-    on_identity: OnIdentity | None = None,
+    notes: Notes, preview: LatentFormat, device: torch.device, plan: Plan, work: Work, trail: Trail,
+    known: Speed | None, on_identity: OnIdentity | None = None,
 ) -> Hooks:  # fmt: skip
-    """Progress in steps and HJB iterations of what will be run, cancel, a preview after every step.
+    """Progress in steps and HJB iterations of what will be run, cancel, a preview and the time left after every step.
 
-    hjb: None where there is no face to optimise. on_identity: also hears of the faces.
+    trail: what times the steps. known: what earlier runs took. on_identity: also hears of the faces.
     """
-    iterations = [hjb.iterations if hjb and hjb.rate(step, plan.steps) else 0 for step in range(plan.steps)]
-    work = [0, *itertools.accumulate(1 + count for count in iterations[plan.first :])]  # up to each step that is run
-    bar = ProgressBar(work[-1], node_id=notes.node)
+    done = [0, *itertools.accumulate(1 + count for count in work.iterations[plan.first :])]  # up to each step
+    bar = ProgressBar(done[-1], node_id=notes.node)
     previewer = latent_preview.get_previewer(device, preview)
 
     def heard(likeness: Likeness) -> None:
         throw_exception_if_processing_interrupted()
         if likeness.iteration:
-            bar.update_absolute(work[likeness.step - plan.first] + likeness.iteration)
+            bar.update_absolute(done[likeness.step - plan.first] + likeness.iteration)
         if on_identity is not None:
             on_identity(likeness)
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
-        bar.update_absolute(work[step + 1 - plan.first], preview=picture)
+        bar.update_absolute(done[step + 1 - plan.first], preview=picture)
+        if step + 1 < total:
+            notes.status(f"step {step + 1} of {total} done{_left(trail.seconds[plan.first :], work, step + 1, known)}")
 
     return Hooks(
         on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted, on_note=notes.say
     )
+
+
+def _left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None) -> str:
+    """How long the steps from `first` on will take, as far as those that were run, or earlier runs, tell."""
+    speed = Speed.of(steps, work.frames, work.windowed)
+    if speed.iteration is None and known is not None:
+        speed = speed._replace(iteration=known.iteration)
+    rest = work.iterations[first:]
+    seconds = speed.reckon(rest, work.frames, work.windowed)
+    if seconds is not None:
+        return f", about {duration(seconds)} left"
+    plain = speed.reckon([0] * len(rest), work.frames, work.windowed)
+    return f", about {duration(plain)} left and the face optimisation"
 
 
 def sweep_hooks(notes: Notes, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:

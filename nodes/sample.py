@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
+from ..stableanimator_core.evaluation.estimate import Speed, Work
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
 from ..stableanimator_core.pose.telling import telling_frames
@@ -25,6 +26,7 @@ from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks
+from .speed import kind_of, recall, record
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
 
@@ -136,16 +138,23 @@ class StableAnimatorSample(io.ComfyNode):
         memory = memory_of(model, notes.node, measure and face is not None)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
+        work = Work.of(settings, options if face else None, len(frames))
+        kind = kind_of(config.name, models.dtype, settings, options)
+        known = recall(kind)
+        if plan.seconds is None and known is not None:
+            plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
         scope = None
         if measure:
             scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
-        elif plan.first:
+        else:
             notes.status(plan.text())
         hooks = sampling_hooks(
             notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
-            options if face else None, scope and scope.on_identity,
+            work, memory.trail, known, scope and scope.on_identity,
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
+        if ran := memory.trail.seconds[plan.first + 1 :]:  # without the first one, which warms up
+            record(kind, Speed.of(ran, work.frames, work.windowed))
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
         notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames)]
         return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))

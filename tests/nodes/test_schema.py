@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -110,15 +109,3 @@ def test_workflows_are_offered_as_templates(server):
 def test_own_model_folders_are_listed(info):
     options = info["StableAnimatorLoadModel"]["input"]["required"]["model"][1]["options"]
     assert options[:2] == ["mini", "v1"] and "tiny" in options and "elsewhere" in options
-
-
-def test_untouched_hjb_options_change_nothing(server, info):
-    """Every widget's default stands for the model's own value."""
-    untouched = {name: options["default"] for name, (_, options) in inputs_of(info["StableAnimatorHJBOptions"]).items()}
-    told = {
-        "hjb": {"class_type": "StableAnimatorHJBOptions", "inputs": untouched},
-        "text": {"class_type": "PreviewAny", "inputs": {"source": ["hjb", 0]}},
-    }
-    assert server.run(told).outputs["text"]["text"] == ["{}"]
-    told["hjb"]["inputs"] = untouched | {"decode": "full", "scope": "face"}
-    assert json.loads(server.run(told).outputs["text"]["text"][0]) == {"decode": "full", "scope": "face"}

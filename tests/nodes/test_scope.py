@@ -153,10 +153,10 @@ def test_a_draft_makes_a_few_telling_frames(server):
 @pytest.mark.parametrize(
     ("changed", "given"),
     [
-        ({}, {"decode": "face", "scope": "face"}),
+        ({}, {}),
         (
-            {"iterations": 0, "chunk": 8, "stop": "adaptive", "sharpest": 1.5, "strength": "even"},
-            {"decode": "face", "scope": "face", "chunk": 8, "iterations": 0, "stop": "adaptive", "sharpest": 1.5}
+            {"iterations": 0, "decode": "full", "chunk": 8, "stop": "adaptive", "sharpest": 1.5, "strength": "even"},
+            {"iterations": 0, "decode": "full", "chunk": 8, "stop": "adaptive", "sharpest": 1.5}
             | {"strength": [[0.0, 1.0]]},
         ),
     ],
