@@ -23,7 +23,7 @@ from ..stableanimator_core.trail import Plan, Trail
 from ..stableanimator_core.video.pixels import to_uint8
 from .patchers import AnimatorModel
 
-IDENTITY, TEXT = "stableanimator.identity", "stableanimator.text"
+IDENTITY, LEFT, TEXT = "stableanimator.identity", "stableanimator.left", "stableanimator.text"
 HIDDEN = [comfy.Hidden.unique_id, comfy.Hidden.extra_pnginfo]  # what a node asks for, to be found in the page
 WAITING = 256  # messages for the page; more, and it does not keep up
 COLUMNS = 64  # frames that the page draws, the most
@@ -169,6 +169,10 @@ class IdentityScope:
         self._tell(event)
         shown = event if phase != "refining" else {key: value for key, value in event.items() if key != "csim"}
         self._memory.told.append(shown)
+
+    def left(self, done: int, seconds: float, whole: bool) -> None:
+        """Tell how many steps are done and how long the others take; whole: with their face optimisation."""
+        self._sender.tell(LEFT, {"done": done, "seconds": max(round(seconds), 1), "whole": whole})
 
     def end(self) -> list[dict]:
         """Tell that the run is over; all events, for the node's output."""

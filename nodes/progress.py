@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
+from ..stableanimator_core.evaluation.estimate import Speed, Work
 from ..stableanimator_core.hjb import HJBConfig, Likeness, OnIdentity
 from ..stableanimator_core.pipeline import Hooks
 from ..stableanimator_core.trail import Plan, StepSeconds, Trail
@@ -31,11 +31,12 @@ from .folders import places
 
 def sampling_hooks(
     notes: Notes, preview: LatentFormat, device: torch.device, plan: Plan, work: Work, trail: Trail,
-    known: Speed | None, on_identity: OnIdentity | None = None,
+    known: Speed | None, on_left: Callable[[int, float, bool], None], on_identity: OnIdentity | None = None,
 ) -> Hooks:  # fmt: skip
     """Progress in steps and HJB iterations of what will be run, cancel, a preview and the time left after every step.
 
-    trail: what times the steps. known: what earlier runs took. on_identity: also hears of the faces.
+    trail: what times the steps. known: what earlier runs took. on_left(steps done, seconds for the
+    others, whether with their face optimisation): after every step but the last. on_identity: also hears of the faces.
     """
     done = [0, *itertools.accumulate(1 + count for count in work.iterations[plan.first :])]  # up to each step
     bar = ProgressBar(done[-1], node_id=notes.node)
@@ -53,24 +54,24 @@ def sampling_hooks(
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
         bar.update_absolute(done[step + 1 - plan.first], preview=picture)
         if step + 1 < total:
-            notes.status(f"step {step + 1} of {total} done{_left(trail.seconds[plan.first :], work, step + 1, known)}")
+            on_left(step + 1, *_left(trail.seconds[plan.first :], work, step + 1, known))
 
     return Hooks(
         on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted, on_note=notes.say
     )
 
 
-def _left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None) -> str:
-    """How long the steps from `first` on will take, as far as those that were run, or earlier runs, tell."""
+def _left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None) -> tuple[float, bool]:
+    """Seconds of the steps from `first` on by those that were run, and whether with their face optimisation, which
+    only steps that had it, or earlier runs, tell."""
     speed = Speed.of(steps, work.frames, work.windowed)
     if speed.iteration is None and known is not None:
         speed = speed._replace(iteration=known.iteration)
     rest = work.iterations[first:]
     seconds = speed.reckon(rest, work.frames, work.windowed)
     if seconds is not None:
-        return f", about {duration(seconds)} left"
-    plain = speed.reckon([0] * len(rest), work.frames, work.windowed)
-    return f", about {duration(plain)} left and the face optimisation"
+        return seconds, True
+    return speed.reckon([0] * len(rest), work.frames, work.windowed), False
 
 
 def sweep_hooks(notes: Notes, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
-from ..stableanimator_core.evaluation.estimate import Speed, Work
+from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
 from ..stableanimator_core.pose.telling import telling_frames
@@ -143,14 +145,15 @@ class StableAnimatorSample(io.ComfyNode):
         known = recall(kind)
         if plan.seconds is None and known is not None:
             plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
-        scope = None
+        scope, on_left = None, partial(_say_left, notes, plan.steps)
         if measure:
             scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
+            on_left = scope.left
         else:
             notes.status(plan.text())
         hooks = sampling_hooks(
             notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
-            work, memory.trail, known, scope and scope.on_identity,
+            work, memory.trail, known, on_left, scope and scope.on_identity,
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
         if ran := memory.trail.seconds[plan.first + 1 :]:  # without the first one, which warms up
@@ -194,6 +197,11 @@ class StableAnimatorDecode(io.ComfyNode):
             on_note=notes.say,
         )  # fmt: skip
         return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
+
+
+def _say_left(notes: Notes, steps: int, done: int, seconds: float, whole: bool) -> None:
+    face = "" if whole else " and the face optimisation"
+    notes.status(f"step {done} of {steps} done, about {duration(seconds)} left{face}")
 
 
 def _settings(

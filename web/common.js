@@ -101,6 +101,7 @@ export function remembered(node, view) {
   return memory().find(([each]) => each === name)?.[1] ?? null;
 }
 
+const MARGIN = 10; // px that the page leaves around an element in a node
 const redraws = new WeakMap(); // of canvases
 
 // Zooming the page changes its pixel ratio. A canvas out of sight is drawn again when it comes back.
@@ -117,7 +118,7 @@ window.addEventListener("resize", () => {
 export function addCanvas(node, name, height, paint) {
   const box = document.createElement("div");
   const canvas = document.createElement("canvas");
-  box.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height}px; overflow: hidden;`;
+  box.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height - 2 * MARGIN}px; overflow: hidden;`;
   canvas.style.cssText = "position: absolute; inset: 0; width: 100%; height: 100%; border-radius: 6px;";
   box.append(canvas);
 

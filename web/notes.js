@@ -73,8 +73,11 @@ function addNotes(node, report) {
   const view = node.widgets.findIndex(({ type }) => type === "stableanimator.canvas");
   if (view >= 0) node.widgets.splice(view, 0, node.widgets.pop()); // above it, where it is seen
 
+  let [own, grown] = [0, 0]; // the node's height before it had to grow, and after; a hand's height is left alone
   const grow = () => {
-    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+    if (node.size[1] !== grown) own = node.size[1];
+    grown = Math.max(own, node.computeSize()[1]);
+    node.setSize([node.size[0], grown]);
     node.setDirtyCanvas(true, true);
   };
   const measure = () => {

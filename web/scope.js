@@ -239,14 +239,19 @@ function sentence(history, { step, frame }) {
   return say("valuesAre", { where, before: said(before), after: said(after) });
 }
 
+const lasting = (seconds) =>
+  seconds < 90 ? say("seconds", { seconds }) : say("minutes", { minutes: Math.round(seconds / 60) });
+
 /** One line about the run: what it does, did, or came to. */
-export function outcome({ state, step = 0, steps, first, seconds, face }) {
+export function outcome({ state, step = 0, steps, first, seconds, face, left }) {
   if (state === "stopped") return say("stopped", { step });
-  const values = { steps, first, last: steps - 1, kept: first - 1, seconds };
+  const values = { steps, first, last: steps - 1, kept: first - 1, time: lasting(seconds) };
   if (state === "running") {
+    const rest = left && { done: left.done, steps, time: lasting(left.seconds) };
+    if (left) return left.whole ? say("timeLeft", rest) : say("timeLeftPlain", rest);
     if (first === steps) return say("willRunNothing", values);
     const text = first ? say("willRunRest", values) : say("willRun", values);
-    return seconds === null ? text : say("about", { text, seconds });
+    return seconds === null ? text : say("about", { ...values, text });
   }
   const text = first === steps ? say("ranNothing", values) : first ? say("ranRest", values) : say("ran", values);
   return face ? text : say("faceless", { text });
@@ -285,6 +290,7 @@ listen(EVENT, (node, event) => {
   live = scopes.get(node);
   live?.hear(event);
 });
+listen("stableanimator.left", (node, left) => scopes.get(node)?.count(left));
 onBreak((prompt) => live?.stop(prompt));
 
 function addScope(node) {
@@ -317,6 +323,9 @@ function addScope(node) {
       else if (state.history?.prompt_id === event.prompt_id) {
         (event.kind === "end" ? finish : draw)(hear(state.history, event));
       }
+    },
+    count(left) {
+      if (state.history?.prompt_id === left.prompt_id) draw({ ...state.history, left });
     },
     stop(prompt) {
       const { history } = state;
