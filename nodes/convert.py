@@ -10,6 +10,8 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError, PoseError
 from ..stableanimator_core.keypoints import Poses
 
+LONGEST = 2  # sides of a size that follows from a picture, the longer over the shorter
+
 
 def image_to_pixels(image: Tensor) -> np.ndarray:
     """IMAGE [F, H, W, 3 or 4] in 0..1 -> uint8 [F, H, W, 3] RGB."""
@@ -48,6 +50,24 @@ def samples_to_latents(latent: dict[str, Tensor], scaling_factor: float) -> Tens
             "connect the LATENT of StableAnimator++ Sample"
         )
     return samples * scaling_factor
+
+
+def fill_size(width: int, height: int, like: tuple[int, int], multiple: int) -> tuple[int, int, list[str]]:
+    """A video's size where one side is 0, and a note that says so; two sides, or none, stay as they are.
+
+    like: (width, height) of the picture, whose aspect the missing side follows: a multiple of what the model needs,
+    between half and twice the other side.
+    """
+    if bool(width) == bool(height):
+        return width, height, []
+    own = like[0] / like[1]
+    aspect = min(max(own, 1 / LONGEST), LONGEST)
+    made = max(round((width / aspect if width else height * aspect) / multiple), 1) * multiple
+    text = f"the {'height' if width else 'width'} follows from the picture's shape"
+    if aspect != own:
+        text += f", {LONGEST} to 1 at most: the rest is cut off"
+    width, height = width or made, height or made
+    return width, height, [f"size {width}x{height}: {text}"]
 
 
 def or_default(value: float) -> float | None:

@@ -8,9 +8,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from comfy_api.latest import io as comfy
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -21,7 +23,8 @@ from ..stableanimator_core.trail import Plan, Trail
 from ..stableanimator_core.video.pixels import to_uint8
 from .patchers import AnimatorModel
 
-IDENTITY = "stableanimator.identity"
+IDENTITY, LEFT, TEXT = "stableanimator.identity", "stableanimator.left", "stableanimator.text"
+HIDDEN = [comfy.Hidden.unique_id, comfy.Hidden.extra_pnginfo]  # what a node asks for, to be found in the page
 WAITING = 256  # messages for the page; more, and it does not keep up
 COLUMNS = 64  # frames that the page draws, the most
 FACE_SIDE = 64  # px
@@ -33,19 +36,51 @@ def watched() -> bool:
     return PromptServer.instance is not None and PromptServer.instance.client_id is not None
 
 
-def workflow_of(extra_pnginfo: dict | None) -> str | None:
-    """The page's id of the workflow that runs; None where the prompt came without one.
+class Sender(NamedTuple):
+    """A node that runs, as the page finds it. Other workflows have nodes of the same id."""
 
-    extra_pnginfo: what ComfyUI would write into pictures.
-    """
-    return ((extra_pnginfo or {}).get("workflow") or {}).get("id")
+    node: str
+    workflow: str | None  # the page's id of it; None where the prompt came without one
+
+    @classmethod
+    def of(cls, hidden: comfy.HiddenHolder) -> Sender:
+        """The node that asked for HIDDEN."""
+        workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
+        return cls(hidden.unique_id, workflow.get("id"))
+
+    def tell(self, event: str, data: dict) -> None:
+        """Send something to the page that queued the run, or drop it while that page does not keep up. Never waits."""
+        server = PromptServer.instance
+        if watched() and server.messages.qsize() < WAITING:
+            server.send_sync(event, data | self._asdict() | {"prompt_id": server.last_prompt_id}, server.client_id)
 
 
-def tell(event: str, data: dict) -> None:
-    """Send something to the page that queued the run, or drop it while that page does not keep up. Never waits."""
-    server = PromptServer.instance
-    if watched() and server.messages.qsize() < WAITING:
-        server.send_sync(event, data | {"prompt_id": server.last_prompt_id}, server.client_id)
+class Notes:
+    """What a node says below its widgets: while it runs, and again as its output `ui`. web/notes.js shows it."""
+
+    def __init__(self, hidden: comfy.HiddenHolder) -> None:
+        self.sender = Sender.of(hidden)
+        self.node = self.sender.node
+        self.lines: list[str] = []  # that stay, the most important first
+        self._status: str | None = None
+
+    def say(self, *lines: str) -> None:
+        """Add lines that were not said yet."""
+        self.lines += [line for line in dict.fromkeys(lines) if line not in self.lines]
+        self._tell()
+
+    def status(self, text: str | None) -> None:
+        """Say what the node does at the moment, in place of what it said it did before."""
+        self._status = text
+        self._tell()
+
+    @property
+    def ui(self) -> dict[str, tuple[str, ...]]:
+        """For the node's output; without lines it clears what the last run said."""
+        return {"text": ("\n".join(self.lines),) if self.lines else ()}
+
+    def _tell(self) -> None:
+        self.sender.tell(TEXT, {"status": self._status, "text": "\n".join(self.lines)})
 
 
 @dataclass
@@ -88,16 +123,14 @@ class IdentityScope:
     One "start", a "likeness" for every measurement and one "end"; web/scope.js draws them. A clip of more than 64
     frames is told as 64 columns, each the worst of its frames. Iterations between the first and the last of a step are
     recorded by their mean alone.
-    workflow: the page's id of it; other workflows have nodes of the same id. frames: the clip's frame numbers.
-    memory: what it holds of steps that are not run again is told first.
+    frames: the clip's frame numbers. memory: what it holds of steps that are not run again is told first.
     """
 
     def __init__(
-        self, node: str, workflow: str | None, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig,
-        plan: Plan, memory: Memory,
+        self, sender: Sender, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig, plan: Plan,
+        memory: Memory,
     ) -> None:  # fmt: skip
-        self._sender = {"node": node, "workflow": workflow}
-        self._memory, self._frames = memory, list(frames)
+        self._sender, self._memory, self._frames = sender, memory, list(frames)
         self._started, self._plan = time.monotonic(), plan
         self._columns = np.array_split(np.arange(len(frames)), min(len(frames), COLUMNS))
         refined = [step for step in range(plan.steps) if face is not None and hjb.rate(step, plan.steps) > 0]
@@ -137,6 +170,10 @@ class IdentityScope:
         shown = event if phase != "refining" else {key: value for key, value in event.items() if key != "csim"}
         self._memory.told.append(shown)
 
+    def left(self, done: int, seconds: float, whole: bool) -> None:
+        """Tell how many steps are done and how long the others take; whole: with their face optimisation."""
+        self._sender.tell(LEFT, {"done": done, "seconds": max(round(seconds), 1), "whole": whole})
+
     def end(self) -> list[dict]:
         """Tell that the run is over; all events, for the node's output."""
         end = {"kind": "end", "seconds": round(time.monotonic() - self._started)}
@@ -144,7 +181,7 @@ class IdentityScope:
         return [self._start, *_with_last_face(self._memory.told), end]
 
     def _tell(self, event: dict) -> None:
-        tell(IDENTITY, event | self._sender)
+        self._sender.tell(IDENTITY, event)
 
 
 def _with_last_face(told: list[dict]) -> list[dict]:

@@ -10,9 +10,10 @@ from ..stableanimator_core.pose.detector import DETECTORS, PoseDetector, which_d
 from ..stableanimator_core.pose.extract import extract_poses
 from ..stableanimator_core.weights.registry import POSES
 from .convert import image_to_pixels
+from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .folders import places
-from .progress import frame_progress, provide, show_text
+from .progress import frame_progress, provide
 from .wire import CATEGORY, PoseKeypoint
 
 BYTES = 3 << 30  # on the card while both networks run
@@ -74,7 +75,7 @@ class StableAnimatorExtractPoses(io.ComfyNode):
             outputs=[
                 PoseKeypoint.Output("poses", display_name="poses", tooltip="One entry per frame, for Align Poses.")
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )  # fmt: skip
 
     @classmethod
@@ -83,11 +84,11 @@ class StableAnimatorExtractPoses(io.ComfyNode):
         cls, images: Tensor, detector: str, person: int, everyone: bool, min_person_score: float, min_score: float,
         fill_gap: int, smooth: float, download: bool,
     ) -> io.NodeOutput:  # fmt: skip
-        node = cls.hidden.unique_id
+        notes = Notes(cls.hidden)
         device = model_management.get_torch_device()
         detector = "dwpose" if download and detector == "auto" else which_detector(detector, places())
         if detector == "dwpose":
-            provide(POSES, download, node)
+            provide(POSES, download, notes)
             model_management.free_memory(BYTES, device)
         found = extract_poses(
             PoseDetector.choose(detector, places(), str(device)),
@@ -98,8 +99,7 @@ class StableAnimatorExtractPoses(io.ComfyNode):
             min_score=min_score,
             fill_gap=fill_gap,
             smooth=smooth,
-            on_frames=frame_progress(len(images), node),
+            on_frames=frame_progress(len(images), notes.node),
         )
-        if found.notes:
-            show_text(node, "\n".join(found.notes))
-        return io.NodeOutput(found.poses.to_openpose(), ui={"text": found.notes})
+        notes.say(*found.notes)
+        return io.NodeOutput(found.poses.to_openpose(), ui=notes.ui)

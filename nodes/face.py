@@ -9,11 +9,12 @@ from torch import Tensor
 from ..stableanimator_core.errors import FaceError
 from ..stableanimator_core.face.detect import FaceDetector
 from ..stableanimator_core.pipeline import find_face
+from ..stableanimator_core.weights import ModelConfig
 from .convert import image_to_pixels, to_poses
+from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .folders import places
 from .patchers import AnimatorModel
-from .progress import show_text
 from .wire import CATEGORY, Face, Model, PoseKeypoint
 
 FOLLOWED = -1  # of `choose`: the pose's person, else the largest face
@@ -53,7 +54,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
             outputs=[
                 Face.Output("face", display_name="face", tooltip="For Sample; leave it unconnected to do without.")
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )
 
     @classmethod
@@ -61,25 +62,27 @@ class StableAnimatorEncodeFace(io.ComfyNode):
     def execute(
         cls, model: AnimatorModel, reference: Tensor, reference_pose: list[dict] | None = None, choose: int = FOLLOWED
     ) -> io.NodeOutput:
-        node, picture = cls.hidden.unique_id, image_to_pixels(reference[:1])[0]
+        notes, picture = Notes(cls.hidden), image_to_pixels(reference[:1])[0]
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
-        detector = face_detector(model)
+        detector = face_detector(model.models.config)
         if pose is None and detector is None:
             raise FaceError("reference_pose is not connected, so the face cannot be found; connect the picture's pose")
         index = None if choose == FOLLOWED else choose
         try:
             found = find_face(model.load("face"), picture, pose, detector=detector, choose=index)
         except FaceError as error:
-            show_text(node, f"identity path off: {error}")
-            return io.NodeOutput(None)
+            notes.say(f"identity path off: {error}")
+            return io.NodeOutput(None, ui=notes.ui)
         through = "" if detector else " through the pose"
-        text = f"face found{through}, {found.box[2] - found.box[0]:.0f} px wide in the picture"
-        show_text(node, "\n".join((text, *(detector.notes if detector else ()))))
-        return io.NodeOutput(found._replace(embedding=found.embedding.cpu()))
+        notes.say(
+            f"face found{through}, {found.box[2] - found.box[0]:.0f} px wide in the picture",
+            *(detector.notes if detector else ()),
+        )
+        return io.NodeOutput(found._replace(embedding=found.embedding.cpu()), ui=notes.ui)
 
 
-def face_detector(model: AnimatorModel) -> FaceDetector | None:
+def face_detector(config: ModelConfig) -> FaceDetector | None:
     """The face detector, where it is installed and the model's faces are ones that it was trained on."""
-    if model.models.config.face_crop != "arcface" or places().find("face_detector") is None:
+    if config.face_crop != "arcface" or places().find("face_detector") is None:
         return None
     return FaceDetector.load(places(), str(model_management.get_torch_device()))

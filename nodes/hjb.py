@@ -21,7 +21,8 @@ class StableAnimatorHJBOptions(io.ComfyNode):
             display_name="StableAnimator++ HJB Options",
             category=CATEGORY,
             description="Face optimisation while sampling: pulls every frame's face towards the reference face. "
-            "Change what you want to change: -1 stands for the model's own value, as when Sample's hjb is unconnected.",
+            "Change what you want to change: -1 and model's own stand for the model's value, as when Sample's hjb is "
+            "unconnected.",
             inputs=[
                 io.Boolean.Input(
                     "enabled", default=True, tooltip="Off: no optimisation. Faster, needs less memory, less alike."
@@ -46,14 +47,16 @@ class StableAnimatorHJBOptions(io.ComfyNode):
                     "Lower it when faces look over-sharpened. -1 = the model's own.",
                 ),
                 io.Combo.Input(
-                    "decode", options=["face", "full"], default="face",
+                    "decode", options=["face", "full", MODELS_OWN], default=MODELS_OWN,
                     tooltip="face: decode only the face's latents plus a margin (fits an 8 GB card). "
-                    "full: decode whole frames as the published code does (needs tens of GB at 512x512).",
+                    "full: decode whole frames as the published code does (needs tens of GB at 512x512). "
+                    "model's own: face, unless the model says otherwise.",
                 ),
                 io.Combo.Input(
-                    "scope", options=["face", "all"], default="face",
+                    "scope", options=["face", "all", MODELS_OWN], default=MODELS_OWN,
                     tooltip="face: only latents inside the face box move, so the background stays. "
-                    "all: every latent may move, as in the published code.",
+                    "all: every latent may move, as in the published code. model's own: face, unless the model says "
+                    "otherwise.",
                 ),
                 io.Int.Input(
                     "chunk", default=0, min=0, max=64,

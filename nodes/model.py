@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.weights import V1_CONFIG, available_models, find_model, load_models
 from ..stableanimator_core.weights.registry import DOWNLOADS, FILES, V1
+from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .folders import places
 from .patchers import AnimatorModel
@@ -58,7 +59,7 @@ class StableAnimatorLoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[Model.Output("model_out", display_name="model", tooltip="For EncodeFace, Sample and Decode.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )
 
     @classmethod
@@ -68,11 +69,12 @@ class StableAnimatorLoadModel(io.ComfyNode):
         if model not in found or dtype not in DTYPES:
             known = ", ".join(found if model not in found else DTYPES)
             raise WeightsError(f"'{model}' as {dtype} is not on the list; choose one of {known} (R looks again)")
+        notes = Notes(cls.hidden)
         if model == V1_CONFIG.name:
-            provide(DOWNLOADS["v1"] if download else V1, download, cls.hidden.unique_id)
+            provide(DOWNLOADS["v1"] if download else V1, download, notes)
         chosen = found[model].model
-        loaded = load_models(chosen, dtype=DTYPES[dtype] or _auto_dtype(chosen), places=places())
-        return io.NodeOutput(AnimatorModel.of(loaded))
+        loaded = load_models(chosen, dtype=pick_dtype(dtype, chosen), places=places())
+        return io.NodeOutput(AnimatorModel.of(loaded), ui=notes.ui)
 
 
 def _published_state() -> str:
@@ -84,8 +86,10 @@ def _published_state() -> str:
     return f"{len(missing)} of its {len(V1)} files are missing ({size:.1f} GB to download)"
 
 
-def _auto_dtype(model: str | Path) -> torch.dtype:
-    """fp32 for a small model, else ComfyUI's choice for this device."""
+def pick_dtype(dtype: str, model: str | Path) -> torch.dtype:
+    """One of DTYPES; auto is fp32 for a small model, else ComfyUI's choice for this device."""
+    if DTYPES[dtype] is not None:
+        return DTYPES[dtype]
     if model != V1_CONFIG.name:
         size = sum(file.stat().st_size for file in find_model(model).rglob("*.safetensors"))
         if size < SMALL:

@@ -23,10 +23,10 @@ from ..stableanimator_core.pose.overlay import (
 )
 from ..stableanimator_core.video.formats import fitted
 from ..stableanimator_core.weights import load_aligner
-from .convert import image_to_pixels, pixels_to_image, to_poses
+from .convert import fill_size, image_to_pixels, pixels_to_image, to_poses
+from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .patchers import AnimatorModel
-from .progress import show_text
 from .wire import CATEGORY, Model, PoseKeypoint
 
 OVERLAY_SIDE, OVERLAY_FRAMES = 512, 200  # px and frames, the most: floats of 0.7 GB at worst; longer clips get smaller
@@ -78,20 +78,44 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     tooltip="The reference picture, to see the skeletons over it. The result does not depend on it.",
                 ),
                 io.Float.Input(
-                    "nudge_x", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
+                    "nudge_x",
+                    optional=True,
+                    default=0.0,
+                    min=-200.0,
+                    max=200.0,
+                    step=0.5,
+                    round=0.01,
                     tooltip="Moves the result to the right by so many percent of the reference body's height. "
                     "Dragging the skeleton in the view below writes it.",
                 ),
                 io.Float.Input(
-                    "nudge_y", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
+                    "nudge_y",
+                    optional=True,
+                    default=0.0,
+                    min=-200.0,
+                    max=200.0,
+                    step=0.5,
+                    round=0.01,
                     tooltip="Moves the result down, in percent of the reference body's height.",
                 ),
                 io.Float.Input(
-                    "nudge_scale", optional=True, default=1.0, min=0.1, max=10.0, step=0.01, round=0.001,
+                    "nudge_scale",
+                    optional=True,
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.01,
+                    round=0.001,
                     tooltip="Makes the result so many times as large, about its neck and hips in the first frame.",
                 ),
                 io.Float.Input(
-                    "nudge_rotate", optional=True, default=0.0, min=-180.0, max=180.0, step=0.5, round=0.01,
+                    "nudge_rotate",
+                    optional=True,
+                    default=0.0,
+                    min=-180.0,
+                    max=180.0,
+                    step=0.5,
+                    round=0.01,
                     tooltip="Turns the result by so many degrees, clockwise, about the same point.",
                 ),
             ],
@@ -103,7 +127,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     tooltip="To look at: reference, driver and result over one another, one picture per frame.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,  # runs by itself, and shows its pictures again when nothing has changed
         )
 
@@ -121,16 +145,14 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         aligned = nudged(found, body, nudge)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
         distance = residual_sentence(aligned.residual, body_height(body))
-        text = "\n".join(
-            (*shape_note(below, body), *aligned.notes, *expected_sentence(aligned.expected_error), distance)
-        )
-        show_text(cls.hidden.unique_id, text)
+        notes = Notes(cls.hidden)
+        notes.say(*shape_note(below, body), *aligned.notes, *expected_sentence(aligned.expected_error), distance)
         given = aligned.poses, motion, body, aligned.residual
         preview = ui.PreviewImage(pixels_to_image(draw_summary(*given, picture=below)[None]))
         side = round(OVERLAY_SIDE * min(1, OVERLAY_FRAMES / motion.frames) ** 0.5)
         overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=side))
         view = view_alignment(found, motion, body, **fitting) | {"nudge": nudge, "picture": _stored(below)}
-        shown = {"text": (text,), "alignment": (view,), **preview.as_dict()}
+        shown = {**notes.ui, "alignment": (view,), **preview.as_dict()}
         return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui=shown)
 
 
@@ -163,14 +185,17 @@ class StableAnimatorDrawPoses(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width of the pictures in pixels; 0 = the model's width, else the poses' own canvas.",
+                    tooltip="Width in pixels. 0 = what fits the poses' canvas where height is given, else "
+                    "the model's width or, without a model, the canvas's.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height of the pictures in pixels; 0 = the model's height, else the poses' own canvas.",
+                    tooltip="Height in pixels. 0 = what fits the poses' canvas where width is given, else "
+                    "the model's height or, without a model, the canvas's.",
                 ),
             ],
             outputs=[io.Image.Output("pose_images", display_name="pose_images", tooltip="One picture per frame.")],
+            hidden=HIDDEN,
         )  # fmt: skip
 
     @classmethod
@@ -178,7 +203,11 @@ class StableAnimatorDrawPoses(io.ComfyNode):
     def execute(cls, poses: list[dict], width: int, height: int, model: AnimatorModel | None = None) -> io.NodeOutput:
         found = to_poses(poses, "poses")
         own = found if model is None else model.models.config
+        multiple = 8 if model is None else own.size_multiple
+        width, height, sized = fill_size(width, height, (found.width, found.height), multiple)
         size = width or own.width, height or own.height
+        notes = Notes(cls.hidden)
+        notes.say(*sized)
         canvas = {} if model is None else {"canvas_short_side": own.pose_canvas}
         covering = cover_poses(found, cover(found, *size), *size)  # as Sample crops them
-        return io.NodeOutput(pixels_to_image(draw_poses(covering, *size, **canvas)))
+        return io.NodeOutput(pixels_to_image(draw_poses(covering, *size, **canvas)), ui=notes.ui)

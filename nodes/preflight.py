@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..stableanimator_core.evaluation.estimate import Job, report_job
-from .convert import image_to_pixels, or_default, to_poses
+from ..stableanimator_core.errors import InputError
+from ..stableanimator_core.evaluation.estimate import Job, Speed, outlined, report_job
+from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.pipeline import SamplingConfig
+from ..stableanimator_core.weights import Models
+from .convert import fill_size, image_to_pixels, or_default, to_poses
+from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .face import face_detector
 from .folders import places
 from .patchers import AnimatorModel
+from .speed import kind_of, recall
+from .upstream import chosen_model, lacking, links
 from .wire import CATEGORY, HJB, Model, PoseKeypoint
 
 
@@ -28,29 +37,33 @@ class StableAnimatorPreflight(io.ComfyNode):
             "face too small or in profile, several people, gaps in the motion, size, memory and time. "
             "Connect what you have; what is not connected is not looked at.",
             inputs=[
-                Model.Input("model", tooltip="The model that Sample will use."),
+                Model.Input(
+                    "model", lazy=True,
+                    tooltip="The model that Sample will use, from Load Model. It is only loaded to measure; its files "
+                    "may be missing.",
+                ),
                 io.Image.Input(
-                    "reference", optional=True,
+                    "reference", optional=True, lazy=True,
                     tooltip="The picture of the person: is its face found, large enough and seen from the front?",
                 ),
                 PoseKeypoint.Input(
-                    "reference_pose", optional=True,
+                    "reference_pose", optional=True, lazy=True,
                     tooltip="Pose of that picture: does it show one person, and does the motion fit over it?",
                 ),
                 PoseKeypoint.Input(
-                    "driving", optional=True,
+                    "driving", optional=True, lazy=True,
                     tooltip="The motion, aligned or not: is one person there, in every frame, with a face?",
                 ),
                 HJB.Input(
-                    "hjb", optional=True,
+                    "hjb", optional=True, lazy=True,
                     tooltip="From HJB Options: how much memory and time the face optimisation will take.",
                 ),
                 io.Int.Input("steps", default=0, min=0, max=200, tooltip="As in Sample. 0 = the model's own number."),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own width."
+                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample. 0 = the model's own height."
+                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
                     "context_frames", default=0, min=0, max=128, tooltip="As in Sample. 0 = the model's own number."
@@ -64,6 +77,7 @@ class StableAnimatorPreflight(io.ComfyNode):
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="The findings, each with what mends it.")
             ],
+            hidden=[*HIDDEN, io.Hidden.prompt],
             is_output_node=True,
         )  # fmt: skip
 
@@ -72,25 +86,60 @@ class StableAnimatorPreflight(io.ComfyNode):
         return float("nan")  # never equal: files and packages change without an input
 
     @classmethod
+    def check_lazy_status(cls, measure: bool, **_: object) -> list[str]:
+        """What is connected and can be had: nothing that waits for missing files; the model only to measure."""
+        prompt, node = cls.hidden.prompt, cls.hidden.unique_id
+        given = links(prompt, node)
+        missing = {name: lacking(prompt, source) for name, source in given.items()}
+        if found := [finding for each in missing.values() for finding in each]:  # before another node stops the run
+            Notes(cls.hidden).say(*(line for finding in found for line in finding.lines))
+        named = "model" in given and chosen_model(prompt, given["model"]) is not None
+        wanted = {name for name in given if not missing[name]}
+        return sorted(wanted if measure or not named else wanted - {"model"})
+
+    @classmethod
     @one_line_errors
     def execute(
-        cls, model: AnimatorModel, steps: int, width: int, height: int, context_frames: int, measure: bool,
+        cls, model: AnimatorModel | None, steps: int, width: int, height: int, context_frames: int, measure: bool,
         reference: Tensor | None = None, reference_pose: list[dict] | None = None, driving: list[dict] | None = None,
         hjb: dict | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        if measure:
-            model.load("image_encoder", "vae", "animator", "face")
+        prompt, given = cls.hidden.prompt, links(cls.hidden.prompt, cls.hidden.unique_id)
+        missing = [finding for source in given.values() for finding in lacking(prompt, source)]
+        if model is None:
+            chosen = chosen_model(prompt, given["model"])
+            if chosen is None:
+                raise InputError("model: no Load Model is above this node; connect one")
+            models = outlined(*chosen)
+        else:
+            models = model.load("image_encoder", "vae", "animator", "face") if measure else model.models
+        picture, sized = None if reference is None else image_to_pixels(reference[:1])[0], []
+        if picture is not None:
+            width, height, sized = fill_size(width, height, picture.shape[1::-1], models.config.size_multiple)
         job = Job(
             sampling={
                 "steps": or_default(steps), "width": or_default(width), "height": or_default(height),
                 "context_window": or_default(context_frames),
             },
             hjb=hjb or {},
-            reference=None if reference is None else image_to_pixels(reference[:1])[0],
+            reference=picture,
             reference_pose=None if reference_pose is None else to_poses(reference_pose, "reference_pose"),
             driving=None if driving is None else to_poses(driving, "driving"),
-            detector=face_detector(model),
+            detector=face_detector(models.config),
         )  # fmt: skip
         cancel = throw_exception_if_processing_interrupted
-        report = report_job(model.models, job, places(), measure=measure, on_forward=cancel)
+        report = report_job(
+            models,
+            job,
+            places(),
+            measure=measure and model is not None,
+            on_forward=cancel,
+            missing=missing,
+            remarks=sized,
+            speed=partial(_speed_of, models),
+        )
         return io.NodeOutput(report, ui={"text": (report,)})
+
+
+def _speed_of(models: Models, settings: SamplingConfig, hjb: HJBConfig) -> Speed | None:
+    return recall(kind_of(models.config.name, models.dtype, settings, hjb))

@@ -1,8 +1,7 @@
-"""Progress, previews, cancelling and text on nodes."""
+"""Progress, previews, cancelling and downloads of nodes."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,63 +12,71 @@ import torch
 from comfy.latent_formats import SD15, LatentFormat
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
-from server import PromptServer
 from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
+from ..stableanimator_core.evaluation.estimate import Speed, Work
 from ..stableanimator_core.hjb import HJBConfig, Likeness, OnIdentity
 from ..stableanimator_core.pipeline import Hooks
-from ..stableanimator_core.trail import Plan
+from ..stableanimator_core.trail import Plan, StepSeconds, Trail
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.video.pixels import from_uint8
 from ..stableanimator_core.weights import Models
 from ..stableanimator_core.weights.download import download
 from ..stableanimator_core.weights.registry import WeightFile
+from .desk import Notes
 from .folders import places
 
 
-def show_text(node_id: str, text: str) -> None:
-    """Write a line or two on the node that runs, for whoever queued it."""
-    server = PromptServer.instance
-    if server is not None and server.client_id is not None:
-        server.send_progress_text(text, node_id, server.client_id)
-
-
 def sampling_hooks(
-    node_id: str, preview: LatentFormat, device: torch.device, plan: Plan, hjb: HJBConfig | None,
-    on_identity: OnIdentity | None = None,
+    notes: Notes, preview: LatentFormat, device: torch.device, plan: Plan, work: Work, trail: Trail,
+    known: Speed | None, on_left: Callable[[int, float, bool], None], on_identity: OnIdentity | None = None,
 ) -> Hooks:  # fmt: skip
-    """Progress in steps and HJB iterations of what will be run, cancel, a preview after every step.
+    """Progress in steps and HJB iterations of what will be run, cancel, a preview and the time left after every step.
 
-    hjb: None where there is no face to optimise. on_identity: also hears of the faces.
+    trail: what times the steps. known: what earlier runs took. on_left(steps done, seconds for the
+    others, whether with their face optimisation): after every step but the last. on_identity: also hears of the faces.
     """
-    iterations = [hjb.iterations if hjb and hjb.rate(step, plan.steps) else 0 for step in range(plan.steps)]
-    work = [0, *itertools.accumulate(1 + count for count in iterations[plan.first :])]  # up to each step that is run
-    bar = ProgressBar(work[-1], node_id=node_id)
+    done = [0, *itertools.accumulate(1 + count for count in work.iterations[plan.first :])]  # up to each step
+    bar = ProgressBar(done[-1], node_id=notes.node)
     previewer = latent_preview.get_previewer(device, preview)
 
     def heard(likeness: Likeness) -> None:
         throw_exception_if_processing_interrupted()
         if likeness.iteration:
-            bar.update_absolute(work[likeness.step - plan.first] + likeness.iteration)
+            bar.update_absolute(done[likeness.step - plan.first] + likeness.iteration)
         if on_identity is not None:
             on_identity(likeness)
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
-        bar.update_absolute(work[step + 1 - plan.first], preview=picture)
+        bar.update_absolute(done[step + 1 - plan.first], preview=picture)
+        if step + 1 < total:
+            on_left(step + 1, *_left(trail.seconds[plan.first :], work, step + 1, known))
 
     return Hooks(
-        on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted,
-        on_note=functools.partial(show_text, node_id),
-    )  # fmt: skip
+        on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted, on_note=notes.say
+    )
 
 
-def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:
+def _left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None) -> tuple[float, bool]:
+    """Seconds of the steps from `first` on by those that were run, and whether with their face optimisation, which
+    only steps that had it, or earlier runs, tell."""
+    speed = Speed.of(steps, work.frames, work.windowed)
+    if speed.iteration is None and known is not None:
+        speed = speed._replace(iteration=known.iteration)
+    rest = work.iterations[first:]
+    seconds = speed.reckon(rest, work.frames, work.windowed)
+    if seconds is not None:
+        return seconds, True
+    return speed.reckon([0] * len(rest), work.frames, work.windowed), False
+
+
+def sweep_hooks(notes: Notes, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:
     """Progress in steps of all settings, and cancel: hooks for the sampling, and on_variant(done, all)."""
-    bar, finished = ProgressBar(steps * len(variants), node_id=node_id), 0
+    bar, finished = ProgressBar(steps * len(variants), node_id=notes.node), 0
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         throw_exception_if_processing_interrupted()
@@ -83,14 +90,11 @@ def sweep_hooks(node_id: str, steps: int, variants: Sequence[HJBConfig]) -> tupl
     def cancel(*told: Any) -> None:
         throw_exception_if_processing_interrupted()
 
-    hooks = Hooks(
-        on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel,
-        on_note=functools.partial(show_text, node_id),
-    )  # fmt: skip
+    hooks = Hooks(on_step=on_step, on_identity=cancel, on_forward=cancel, on_decode=cancel, on_note=notes.say)
     return hooks, on_variant
 
 
-def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
+def provide(keys: Sequence[str], allowed: bool, notes: Notes) -> None:
     """Make sure that these published files are here: download what is missing, if that is allowed.
 
     With progress and cancel. Raises WeightsError where files are missing and may not, or cannot, be downloaded.
@@ -103,7 +107,7 @@ def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
             places().require(*missing)
         except WeightsError as error:
             raise WeightsError(f"{error}; or switch download on in this node") from None
-    bar = ProgressBar(100, node_id=node_id)
+    bar = ProgressBar(100, node_id=notes.node)
     shown = None
 
     def on_progress(file: WeightFile, done: int, total: int) -> None:
@@ -113,10 +117,11 @@ def provide(keys: Sequence[str], allowed: bool, node_id: str) -> None:
         if shown != (file.key, percent):
             shown = file.key, percent
             bar.update_absolute(percent, 100)
-            show_text(node_id, f"downloading {file.path}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            notes.status(f"downloading {file.path}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     done = download(missing, places(), on_progress=on_progress)
-    show_text(node_id, "\n".join((f"downloaded {len(done.paths)} files", *done.notes)))
+    notes.status(None)
+    notes.say(f"downloaded {len(done.paths)} files", *done.notes)
 
 
 def frame_progress(frames: int, node_id: str) -> Callable[[int], None]:

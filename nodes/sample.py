@@ -9,16 +9,26 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
+from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
-from .convert import frames_to_image, image_to_pixels, latents_to_samples, or_default, samples_to_latents, to_poses
-from .desk import IdentityScope, memory_of, watched, workflow_of
+from .convert import (
+    fill_size,
+    frames_to_image,
+    image_to_pixels,
+    latents_to_samples,
+    or_default,
+    samples_to_latents,
+    to_poses,
+)
+from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
-from .progress import decoding_progress, preview_format, sampling_hooks, show_text
+from .progress import decoding_progress, preview_format, sampling_hooks
+from .speed import kind_of, recall, record
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
 
@@ -71,11 +81,13 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width of the video in pixels. 0 = the size the model was trained at, which works best.",
+                    tooltip="Width of the video in pixels. 0 = what fits the reference's shape where height is given, "
+                    "else the size the model was trained at, which works best.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height of the video in pixels. 0 = the size the model was trained at, which works best.",
+                    tooltip="Height of the video in pixels. 0 = what fits the reference's shape where width is given, "
+                    "else the size the model was trained at, which works best.",
                 ),
                 io.Int.Input(
                     "context_frames", default=0, min=0, max=128,
@@ -98,7 +110,7 @@ class StableAnimatorSample(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="One latent per frame, for Decode.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=HIDDEN,
             is_output_node=True,  # runs by itself while it is tuned, and tells the page again when nothing has changed
         )  # fmt: skip
 
@@ -110,12 +122,13 @@ class StableAnimatorSample(io.ComfyNode):
         face: ReferenceFace | None = None, hjb: dict | None = None, pose_images: Tensor | None = None, draft: int = 0,
         identity_scope: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
-        config, node = model.models.config, cls.hidden.unique_id
+        config, notes = model.models.config, Notes(cls.hidden)
+        picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
+        *size, sized = fill_size(width, height, picture.shape[1::-1], config.size_multiple)
         settings = _settings(
-            config, seed, steps, (guidance_first, guidance_last), (width, height), (context_frames, context_overlap)
+            config, seed, steps, (guidance_first, guidance_last), size, (context_frames, context_overlap)
         )
         options = model_hjb(config, settings.steps, **(hjb or {}))
-        picture, motion = image_to_pixels(reference[:1])[0], to_poses(poses, "poses")
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         check_face(face, model.models)
         models = model.load("image_encoder", "vae", "animator", "face")
@@ -124,25 +137,30 @@ class StableAnimatorSample(io.ComfyNode):
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
-        memory = memory_of(model, node, measure and face is not None)
+        memory = memory_of(model, notes.node, measure and face is not None)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
-        scope = None
+        work = Work.of(settings, options if face else None, len(frames))
+        kind = kind_of(config.name, models.dtype, settings, options)
+        known = recall(kind)
+        if plan.seconds is None and known is not None:
+            plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
+        scope, on_left = None, partial(_say_left, notes, plan.steps)
         if measure:
-            workflow = workflow_of(cls.hidden.extra_pnginfo)
-            scope = IdentityScope(node, workflow, frames, face, options, plan, memory)
-        elif plan.first:
-            show_text(node, plan.text())
+            scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
+            on_left = scope.left
+        else:
+            notes.status(plan.text())
         hooks = sampling_hooks(
-            node, preview_format(models, picture, settings.width, settings.height), models.device, plan,
-            options if face else None, scope and scope.on_identity,
+            notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
+            work, memory.trail, known, on_left, scope and scope.on_identity,
         )  # fmt: skip
         made = sample(*given, pose_images=drawn, chosen=frames, hooks=hooks, measure=measure, trail=memory.trail)
+        if ran := memory.trail.seconds[plan.first + 1 :]:  # without the first one, which warms up
+            record(kind, Speed.of(ran, work.frames, work.windowed))
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes = [*draft_notes(frames, motion.frames), *fitted, *made.notes]
-        if notes:
-            show_text(node, "\n".join(notes))
-        return io.NodeOutput(latent, ui={"identity": scope.end()} if scope else {})
+        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames)]
+        return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))
 
 
 class StableAnimatorDecode(io.ComfyNode):
@@ -165,7 +183,7 @@ class StableAnimatorDecode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output("frames", display_name="frames", tooltip="The video, one picture per frame.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )  # fmt: skip
 
     @classmethod
@@ -173,12 +191,17 @@ class StableAnimatorDecode(io.ComfyNode):
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
         vae = model.load("vae").vae
         latents = samples_to_latents(samples, vae.config.scaling_factor)
-        node = cls.hidden.unique_id
+        notes = Notes(cls.hidden)
         frames = decode_latents(
-            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), node),
-            on_note=partial(show_text, node),
+            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), notes.node),
+            on_note=notes.say,
         )  # fmt: skip
-        return io.NodeOutput(frames_to_image(frames))
+        return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
+
+
+def _say_left(notes: Notes, steps: int, done: int, seconds: float, whole: bool) -> None:
+    face = "" if whole else " and the face optimisation"
+    notes.status(f"step {done} of {steps} done, about {duration(seconds)} left{face}")
 
 
 def _settings(

@@ -94,7 +94,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
         motion = None if poses is None else to_poses(poses, "poses")
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
-        models, detector = model.load("face"), face_detector(model)
+        models, detector = model.load("face"), face_detector(model.models.config)
         known = find_face(models, picture, pose, detector=detector) if face is UNCONNECTED else face
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)

@@ -19,8 +19,8 @@ from ..stableanimator_core.sweep import (
     sweep_table,
     sweep_variants,
 )
-from .convert import image_to_pixels, or_default, pixels_to_image, to_poses
-from .desk import memory_of
+from .convert import fill_size, image_to_pixels, or_default, pixels_to_image, to_poses
+from .desk import HIDDEN, Notes, memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import sweep_hooks
@@ -73,11 +73,11 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=4096, step=8,
-                    tooltip="Width in pixels, as in Sample. 0 = the size the model was trained at.",
+                    tooltip="Width in pixels, as in Sample, also what 0 means.",
                 ),
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=8,
-                    tooltip="Height in pixels, as in Sample. 0 = the size the model was trained at.",
+                    tooltip="Height in pixels, as in Sample, also what 0 means.",
                 ),
             ],
             outputs=[
@@ -90,7 +90,7 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                 ),
                 io.String.Output("report", display_name="report", tooltip="The recommendation and all numbers."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
             is_output_node=True,
         )  # fmt: skip
 
@@ -111,22 +111,32 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         cls, model: AnimatorModel, reference: Tensor, poses: list[dict], face: ReferenceFace, iterations: str,
         hjb_steps: str, draft: int, seed: int, steps: int, width: int, height: int, hjb: dict | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        config, node, motion = model.models.config, cls.hidden.unique_id, to_poses(poses, "poses")
+        config, notes, motion = model.models.config, Notes(cls.hidden), to_poses(poses, "poses")
         check_face(face, model.models)
+        picture = image_to_pixels(reference[:1])[0]
+        width, height, sized = fill_size(width, height, picture.shape[1::-1], config.size_multiple)
         settings = SamplingConfig.for_model(
             config, seed=seed, steps=or_default(steps), width=or_default(width), height=or_default(height)
         )
         base = model_hjb(config, settings.steps, **(hjb or {}))
         variants = sweep_variants(base, settings.steps, parse_counts(iterations), parse_ranges(hjb_steps))
         frames = telling_frames(motion, draft)
-        hooks, on_variant = sweep_hooks(node, settings.steps, variants)
+        hooks, on_variant = sweep_hooks(notes, settings.steps, variants)
         rows = sweep_hjb(
-            model.load("image_encoder", "vae", "animator", "face"), image_to_pixels(reference[:1])[0], motion, face,
-            settings, variants, chosen=frames, hooks=hooks, trail=memory_of(model, node).trail, on_variant=on_variant,
+            model.load("image_encoder", "vae", "animator", "face"), picture, motion, face,
+            settings, variants, chosen=frames, hooks=hooks, on_variant=on_variant,
+            trail=memory_of(model, notes.node).trail,
         )  # fmt: skip
         chosen = recommend(rows)
         report = "\n".join(
-            (f"recommended: {chosen.reason}", *draft_notes(frames, motion.frames), "", sweep_table(rows))
+            (
+                f"recommended: {chosen.reason}",
+                *notes.lines,
+                *sized,
+                *draft_notes(frames, motion.frames),
+                "",
+                sweep_table(rows),
+            )
         )
         sheet, plot = pixels_to_image(sweep_sheet(rows, face)[None]), pixels_to_image(sweep_plot(rows)[None])
         shown = [picture for image in (sheet, plot) for picture in ui.PreviewImage(image).as_dict()["images"]]

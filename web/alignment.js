@@ -14,6 +14,16 @@ const HEIGHT = 470;
 const WIDTH = 420; // of a new node
 const NUDGES = ["nudge_x", "nudge_y", "nudge_scale", "nudge_rotate"];
 const NEUTRAL = [0, 0, 1, 0];
+const RECOMMENDED = "learned"; // on motion whose right place is known it is the nearest by far
+// What a method is, in a word or two. How near its joints come is no measure of it, so cells do not say that.
+const ROLES = {
+  learned: () => say("roleLearned"),
+  svd: () => say("roleSvd"),
+  affine: () => say("roleAffine"),
+  homography: () => say("roleHomography"),
+  v1: () => say("roleV1"),
+  none: () => say("roleNone"),
+};
 const STEPS = [0.1, 0.1, 0.001, 0.5]; // what a hand's values are rounded to
 const GRIP = 9; // px around a handle that take hold of it
 const PLAY_MS = 90; // a frame
@@ -356,10 +366,11 @@ class AlignmentView {
     }
   }
 
-  /** The cells of the methods, by name. */
+  /** The cells of the methods, by name, the recommended one first. */
   cells() {
     const { x, y, width, height } = this.area.methods;
-    const names = this.widget("method")?.options?.values ?? Object.keys(this.view.methods);
+    const names = [...(this.widget("method")?.options?.values ?? Object.keys(this.view.methods))];
+    names.sort((one, other) => (other === RECOMMENDED) - (one === RECOMMENDED));
     const wide = width / names.length;
     return names.map((name, i) => [name, { x: x + i * wide + 2, y, width: wide - 4, height }]);
   }
@@ -370,7 +381,7 @@ class AlignmentView {
     const aside = 0.15 * view.unit; // what lies further off is cut
     const part = [left - aside, top - aside, right + aside, bottom + aside];
     for (const [name, cell] of this.cells()) {
-      const { joints, residual, error } = view.methods[name] ?? {};
+      const { joints, error } = view.methods[name] ?? {};
       const chosen = name === this.widget("method")?.value;
       context.fillStyle = COLOURS.panel;
       context.fillRect(cell.x, cell.y, cell.width, cell.height);
@@ -392,8 +403,9 @@ class AlignmentView {
       const centre = { align: "center", room: cell.width - 4 };
       const [middle, below] = [cell.x + cell.width / 2, cell.y + cell.height - 17];
       write(context, name, middle, below, { ...centre, size: 10, weight: chosen ? 600 : undefined });
-      const told = error ? say("notPossible") : joints && residual !== null ? percent(residual, view) : say("runToSee");
-      write(context, told, middle, below + 12, { ...centre, size: 9, colour: error ? COLOURS.bad : COLOURS.faint });
+      const told = error ? say("notPossible") : joints ? (ROLES[name]?.() ?? "") : say("runToSee");
+      const colour = error ? COLOURS.bad : name === RECOMMENDED ? COLOURS.good : COLOURS.faint;
+      write(context, told, middle, below + 12, { ...centre, size: 9, colour });
     }
   }
 
@@ -421,7 +433,7 @@ class AlignmentView {
     if (!view) return {};
     const cell = this.cells().find(([, each]) => inside(each, point));
     const honest = say("distanceHint");
-    if (cell) return { part: "method", name: cell[0], cursor: "pointer", hint: view.methods[cell[0]]?.error ?? honest };
+    if (cell) return { part: "method", name: cell[0], cursor: "pointer", hint: this.told(cell[0]) };
     if (inside({ ...area.curve, y: area.curve.y - 6, height: area.curve.height + 18 }, point)) {
       return { part: "curve", cursor: "ew-resize", hint: honest };
     }
@@ -435,6 +447,14 @@ class AlignmentView {
     const corner = handles.corners.findIndex((each) => near(each, point));
     if (corner >= 0) return { part: "scale", handles, cursor: corner % 2 ? "nesw-resize" : "nwse-resize", hint };
     return { part: "move", handles, cursor: "move", hint };
+  }
+
+  /** What a method's cell says when the pointer rests on it. */
+  told(name) {
+    const { error, residual } = this.view.methods[name] ?? {};
+    if (error) return error;
+    if (residual === undefined || residual === null) return say("methodsHint");
+    return `${say("methodHint", { name, percent: percent(residual, this.view) })}\n\n${say("methodsHint")}`;
   }
 
   press(event) {

@@ -34,6 +34,30 @@ export function nodeOf(id) {
   return node ?? undefined;
 }
 
+let foreign = false; // whether what runs is not the workflow in front; its nodes may have the same ids
+
+api.addEventListener("execution_start", () => {
+  foreign = false;
+});
+
+/** Call `action(node, event)` when a node of the workflow in front tells something; node is undefined if it is gone. */
+export function listen(name, action) {
+  api.addEventListener(name, ({ detail }) => {
+    foreign = detail.workflow !== root().id;
+    if (!foreign) action(nodeOf(detail.node), detail);
+  });
+}
+
+/** Whether another workflow than the one in front runs, as far as its nodes have told. */
+export const runsElsewhere = () => foreign;
+
+/** Call `action(prompt id)` when a run ends before its time. */
+export function onBreak(action) {
+  for (const ending of ["execution_interrupted", "execution_error"]) {
+    api.addEventListener(ending, ({ detail }) => action(detail.prompt_id));
+  }
+}
+
 /** Add `action` to a node's callback, after what is there already. */
 export function chain(node, name, action) {
   const before = node[name];
@@ -77,6 +101,7 @@ export function remembered(node, view) {
   return memory().find(([each]) => each === name)?.[1] ?? null;
 }
 
+const MARGIN = 10; // px that the page leaves around an element in a node
 const redraws = new WeakMap(); // of canvases
 
 // Zooming the page changes its pixel ratio. A canvas out of sight is drawn again when it comes back.
@@ -93,7 +118,7 @@ window.addEventListener("resize", () => {
 export function addCanvas(node, name, height, paint) {
   const box = document.createElement("div");
   const canvas = document.createElement("canvas");
-  box.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height}px; overflow: hidden;`;
+  box.style.cssText = `position: relative; width: 100%; height: 100%; min-height: ${height - 2 * MARGIN}px; overflow: hidden;`;
   canvas.style.cssText = "position: absolute; inset: 0; width: 100%; height: 100%; border-radius: 6px;";
   box.append(canvas);
 

@@ -4,9 +4,10 @@
 // and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is
 // remembered until the page's tab is closed (similarities in thousandths, at most 64 frames); no file gets it.
 
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { COLOURS, addCanvas, chain, heat, nodeOf, picture, remember, remembered, root, write } from "./common.js";
+import {
+  COLOURS, addCanvas, chain, heat, listen, onBreak, picture, remember, remembered, runsElsewhere, write,
+} from "./common.js";
 import { say } from "./texts.js";
 
 const NODE = "StableAnimatorSample";
@@ -238,14 +239,19 @@ function sentence(history, { step, frame }) {
   return say("valuesAre", { where, before: said(before), after: said(after) });
 }
 
+const lasting = (seconds) =>
+  seconds < 90 ? say("seconds", { seconds }) : say("minutes", { minutes: Math.round(seconds / 60) });
+
 /** One line about the run: what it does, did, or came to. */
-export function outcome({ state, step = 0, steps, first, seconds, face }) {
+export function outcome({ state, step = 0, steps, first, seconds, face, left }) {
   if (state === "stopped") return say("stopped", { step });
-  const values = { steps, first, last: steps - 1, kept: first - 1, seconds };
+  const values = { steps, first, last: steps - 1, kept: first - 1, time: lasting(seconds) };
   if (state === "running") {
+    const rest = left && { done: left.done, steps, time: lasting(left.seconds) };
+    if (left) return left.whole ? say("timeLeft", rest) : say("timeLeftPlain", rest);
     if (first === steps) return say("willRunNothing", values);
     const text = first ? say("willRunRest", values) : say("willRun", values);
-    return seconds === null ? text : say("about", { text, seconds });
+    return seconds === null ? text : say("about", { ...values, text });
   }
   const text = first === steps ? say("ranNothing", values) : first ? say("ranRest", values) : say("ran", values);
   return face ? text : say("faceless", { text });
@@ -279,20 +285,13 @@ function paint(context, width, height, history, pointer, redraw) {
 
 const scopes = new WeakMap(); // node -> { hear(event), stop() }
 let live; // the scope that heard the latest event
-let foreign = false; // whether what runs is not the workflow in front; its nodes may have the same ids
 
-api.addEventListener("execution_start", () => {
-  foreign = false;
-});
-api.addEventListener(EVENT, ({ detail: event }) => {
-  foreign = event.workflow !== root().id;
-  if (foreign) return;
-  live = scopes.get(nodeOf(event.node));
+listen(EVENT, (node, event) => {
+  live = scopes.get(node);
   live?.hear(event);
 });
-for (const ending of ["execution_interrupted", "execution_error"]) {
-  api.addEventListener(ending, ({ detail }) => live?.stop(detail.prompt_id));
-}
+listen("stableanimator.left", (node, left) => scopes.get(node)?.count(left));
+onBreak((prompt) => live?.stop(prompt));
 
 function addScope(node) {
   const state = { history: null, pointer: null };
@@ -325,13 +324,16 @@ function addScope(node) {
         (event.kind === "end" ? finish : draw)(hear(state.history, event));
       }
     },
+    count(left) {
+      if (state.history?.prompt_id === left.prompt_id) draw({ ...state.history, left });
+    },
     stop(prompt) {
       const { history } = state;
       if (history?.state === "running" && history.prompt_id === prompt) finish({ ...history, state: "stopped" });
     },
   });
   chain(node, "onExecuted", (output) => {
-    if (output?.identity?.length && !foreign) finish(output.identity.reduce(hear, null));
+    if (output?.identity?.length && !runsElsewhere()) finish(output.identity.reduce(hear, null));
   });
   chain(node, "onConfigure", () => draw(remembered(node, NAME)));
 

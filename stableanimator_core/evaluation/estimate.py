@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 
 from ..alignment import align
 from ..errors import FaceError, InputError
@@ -16,9 +18,11 @@ from ..face import FaceDetector, ReferenceFace
 from ..hjb import HJBConfig, Likeness
 from ..keypoints import Poses
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
-from ..preflight import Finding, check_installation, check_job
+from ..preflight import Finding, check_files, check_installation, check_job
+from ..trail import StepSeconds
 from ..vae import cell_size, decode_latents
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
+from ..weights.networks import build_models
 from ..windows import context_windows
 from .bench import peak_gib, synchronize
 from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
@@ -50,6 +54,45 @@ class Job:
             return self.driving
 
 
+class Speed(NamedTuple):
+    """Seconds for one frame, as a run at one size took them."""
+
+    denoise: float  # a denoising step, for one frame of a window
+    look: float  # measuring the face in a step that HJB leaves alone
+    iteration: float | None  # one HJB iteration; None where there was none
+
+    @classmethod
+    def of(cls, steps: Sequence[StepSeconds], frames: int, windowed: int) -> Speed:
+        """What steps of a clip say. windowed: frames of all its context windows together."""
+        looks = [step.refine for step in steps if not step.iterations] or [0.0]
+        refined = [step.refine / step.iterations / frames for step in steps if step.iterations]
+        denoise = statistics.median(step.denoise for step in steps) / windowed
+        return cls(denoise, statistics.median(looks) / frames, statistics.median(refined) if refined else None)
+
+    def reckon(self, iterations: Sequence[int], frames: int, windowed: int) -> float | None:
+        """Seconds of steps with so many HJB iterations each; None where those were never timed."""
+        if any(iterations) and self.iteration is None:
+            return None
+        refining = sum(iterations) * (self.iteration or 0.0) + self.look * sum(not count for count in iterations)
+        return len(iterations) * self.denoise * windowed + frames * refining
+
+
+class Work(NamedTuple):
+    """What there is to do in a job, for its time."""
+
+    iterations: tuple[int, ...]  # of HJB, by sampling step
+    frames: int
+    windowed: int  # frames of all context windows together
+
+    @classmethod
+    def of(cls, settings: SamplingConfig, hjb: HJBConfig | None, frames: int) -> Work:
+        """hjb: None where there is no face."""
+        refined = {} if hjb is None else refined_steps(hjb, settings.steps)
+        iterations = (refined[step].iterations if step in refined else 0 for step in range(settings.steps))
+        windows = context_windows(frames, settings.context_window, settings.context_overlap)
+        return cls(tuple(iterations), frames, sum(len(window) for window in windows))
+
+
 class Estimate(NamedTuple):
     """Seconds and memory of a job, from a trial on its own material."""
 
@@ -61,18 +104,32 @@ class Estimate(NamedTuple):
     peak_gib: float | None  # the most that tensors took on the card; None where there is no CUDA
 
 
+def outlined(config: ModelConfig, dtype: torch.dtype) -> Models:
+    """A model's networks without any weights, in no memory: enough for a report that measures nothing."""
+    with init_empty_weights():
+        models = build_models(config)
+    for part in models.parts().values():
+        part.to(dtype)
+    return models
+
+
 def report_job(
-    models: Models, job: Job, places: Places, *, measure: bool = False, on_forward: Callable[[], None] | None = None
-) -> str:
+    models: Models, job: Job, places: Places, *, measure: bool = False,
+    on_forward: Callable[[], None] | None = None, missing: Sequence[Finding] | None = None,
+    remarks: Sequence[str] = (), speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None,
+) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
-    measure: make a short trial for the time; on_forward is called before every UNet call of it.
+    measure: make a short trial for the time; on_forward is called before every UNet call of it. Else models may be
+    `outlined`. missing: what is known of files that are not here; None: those of the model are looked for.
+    remarks: on the job, told as they are. speed: what earlier runs with such settings took.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
     size = job.sampling.get("width") or config.width, job.sampling.get("height") or config.height
     material = {key: getattr(job, key) for key in ("reference", "reference_pose", "driving", "detector")}
-    findings = [*installation.findings, *check_job(config, **material, size=size, places=places)]
+    own = check_files(config, places) if missing is None else missing
+    findings = [*own, *installation.findings, *check_job(config, **material, size=size)]
     ahead: list[str] = []
     try:
         settings = SamplingConfig.for_model(config, **job.sampling)
@@ -87,14 +144,18 @@ def report_job(
         pixels = 0 if motion is None else motion.frames * settings.width * settings.height
         ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, plan, pixels)]
         findings += check_memory(models, plan)
-        told = "not known for this machine; switch measure on for a short trial"
         if measure:
             told, found = _measured(models, job, settings, hjb, motion, on_forward)
             findings += found
+        else:
+            told = _remembered(settings, hjb, motion, speed and speed(settings, hjb))
         ahead.append(f"time: {told}")
     findings = list(dict.fromkeys(findings))  # a size that cannot be made was found twice
-    lines = [line for level in ("problem", "note") for f in findings if f.level == level for line in f.lines]
-    return "\n".join((_verdict(findings), *ahead, *lines))
+    problems = [finding for finding in findings if finding.level == "problem"]
+    mended = " ".join(problem.fix for problem in problems)
+    findings = [*problems, *(f for f in findings if f.level == "note" and f.fix not in mended)]  # files needed are both
+    lines = [line for finding in findings for line in finding.lines]
+    return "\n".join((_verdict(findings), *ahead, *remarks, *lines))
 
 
 @torch.no_grad()
@@ -210,6 +271,18 @@ def _measured(
     looked = " with the identity scope on" if face is not None else ""
     each = f"{tried.step_s:.2g} s a denoising step{looked}{rounds}, as just tried"
     return f"about {duration(tried.total_s)}: {each}{peak}", []
+
+
+def _remembered(settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None, speed: Speed | None) -> str:
+    """The time in words, by earlier runs."""
+    if speed is None:
+        return "not known before a first run; Sample tells after its first step, or switch measure on for a short trial"
+    if motion is None:
+        return "connect driving to reckon it by earlier runs"
+    seconds = speed.reckon(*Work.of(settings, hjb, motion.frames))
+    if seconds is None:
+        return "not known with the face optimisation, which earlier runs did without"
+    return f"sampling takes about {duration(seconds)}, by the last run of this model at this size"
 
 
 def _verdict(findings: Sequence[Finding]) -> str:

@@ -113,7 +113,7 @@ class Desk:
         return self.js(SET, [kind, widget, value])
 
     def run(self, seconds: float = 240) -> Run:
-        """Press Run and wait for the end: what the server did, as ComfyServer.run tells it without previews and texts.
+        """Press Run and wait for the end: what the server did, as ComfyServer.run tells it without previews.
 
         Raises TimeoutError when it does not end, or when the page says why it does not start.
         """

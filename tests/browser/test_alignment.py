@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from desk import Desk
+from desk import LISTEN, Desk
 
 from stableanimator_core.pose.overlay import REFERENCE, RESULT
 
@@ -55,6 +55,7 @@ PICTURE = """async () => {
     const { picture } = remembered(node, "alignment");
     return picture && (await fetch(app.api.apiURL(`/view?${new URLSearchParams(picture)}`))).status;
 }"""
+
 
 def graph(frames: int = 4) -> dict:
     """The built-in example, aligned."""
@@ -160,6 +161,21 @@ def test_a_cached_run_draws_in_a_fresh_graph_and_the_server_nudges_as_the_page_d
         view,
     )
     assert f"joints are {np.mean(told):.1f} px" in run.outputs["2"]["text"][0]
+
+
+def test_the_recommended_method_comes_first_and_distances_rank_nothing(aligned):
+    aligned.js(f"() => {{ {LISTEN} }}")
+    aligned.js("() => app.graph.getNodeById(2).setSize([560, 900])")
+    written = aligned.written()
+    assert {"recommended", "as published", "no network", "as filmed"} <= written
+    percents = [text for text in written if re.fullmatch(r"[\d.]+ %", text)]
+    assert len(percents) <= 1, "the curve's alone"
+    hints = []
+    for across in (0.08, 0.75):
+        aligned.page.mouse.move(*at(aligned, across, 70))
+        hints.append(aligned.page.locator(VIEW).get_attribute("title"))
+    assert hints[0].startswith("learned: joints are ") and hints[1].startswith("v1: joints are ")
+    assert all("Nearer is not better" in hint for hint in hints)
 
 
 def test_methods_frames_wheel_and_keys(aligned):

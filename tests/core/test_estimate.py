@@ -12,10 +12,13 @@ from stableanimator_core import preflight
 from stableanimator_core.evaluation import estimate, plan
 from stableanimator_core.evaluation.estimate import (
     Job,
+    Speed,
+    Work,
     check_memory,
     describe_memory,
     describe_work,
     duration,
+    outlined,
     report_job,
     try_job,
 )
@@ -24,6 +27,7 @@ from stableanimator_core.face import FaceBoxes, ReferenceFace
 from stableanimator_core.hjb import CURVES, HJBConfig, Window, hjb_bytes
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face
+from stableanimator_core.trail import StepSeconds
 from stableanimator_core.weights import V1_CONFIG, Places, load_models
 from stableanimator_core.weights.networks import Models
 
@@ -75,7 +79,9 @@ def test_a_job_that_is_ready(models, job, sound):
         "1 face iterations in each of the steps 1 to 1"
     )
     assert memory.startswith("memory: networks ") and memory.endswith("MiB, finished frames 0.3 MiB of main memory")
-    assert time == "time: not known for this machine; switch measure on for a short trial"
+    assert time == (
+        "time: not known before a first run; Sample tells after its first step, or switch measure on for a short trial"
+    )
 
 
 def test_nothing_but_a_model(models, sound):
@@ -337,3 +343,37 @@ def test_networks_are_weighed(models):
 )
 def test_durations_as_people_say_them(seconds, told):
     assert duration(seconds) == told
+
+
+def test_a_speed_reckons_what_it_was_taken_from():
+    """Steps of 4 frames in windows of 6 in all: 3 s to denoise; 0.4 s to look, 8 s for 10 iterations."""
+    steps = [StepSeconds(3.0, 0.4, 0), StepSeconds(3.0, 8.0, 10)]
+    speed = Speed.of(steps, 4, 6)
+    assert speed == pytest.approx((0.5, 0.1, 0.2))
+    assert speed.reckon([0, 10], 4, 6) == pytest.approx(14.4)
+    assert speed.reckon([0, 10], 8, 12) == pytest.approx(28.8), "twice the frames, twice the time"
+    without = Speed.of(steps[:1], 4, 6)
+    assert without.reckon([0, 0], 4, 6) == pytest.approx(6.8) and without.reckon([0, 1], 4, 6) is None
+
+
+def test_work_counts_frames_of_overlapping_windows(models):
+    hjb = HJBConfig(3, 1, 1)
+    assert Work.of(settings(models, steps=3), hjb, 6) == Work((0, 3, 0), 6, 8)
+    assert Work.of(settings(models, steps=3), None, 4) == Work((0, 0, 0), 4, 4)
+
+
+def test_a_report_tells_the_time_by_earlier_runs(models, job):
+    speed = Speed(1.0, 0.0, 0.0)
+    for given, told in (
+        (None, "time: not known before a first run"),
+        (speed, "time: sampling takes about 16 s, by the last run"),
+        (speed._replace(iteration=None), "time: not known with the face optimisation"),
+    ):
+        assert told in report_job(models, job, NOWHERE, speed=lambda *_, given=given: given)
+    assert "time: connect driving" in report_job(models, replace(job, driving=None), NOWHERE, speed=lambda *_: speed)
+
+
+def test_an_outline_is_enough_for_a_report(models, job):
+    outline = outlined(models.config, torch.float32)
+    assert all(weight.is_meta for weight in outline.unet.parameters())
+    assert report_job(outline, job, NOWHERE) == report_job(models, job, NOWHERE)

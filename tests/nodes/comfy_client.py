@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from websocket import WebSocket
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-PREVIEWS, TEXT = (1, 4), 3  # binary websocket messages
+PREVIEWS = 1, 4  # binary websocket messages
 PAGE_ONLY = {"Note", "MarkdownNote"}  # node types that exist in the page alone
 
 
@@ -29,12 +29,18 @@ class Run:
     prompt_id: str
     events: list[tuple[str, dict]] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  # written on nodes
     outputs: dict[str, dict] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[dict]:
         """The data of every event of a kind, in order."""
         return [data for name, data in self.events if name == kind]
+
+    @property
+    def notes(self) -> list[str]:
+        """Every line that nodes said below their widgets, live and in the end."""
+        texts = [text for data in self.of("stableanimator.text") for text in (data["status"], data["text"]) if text]
+        texts += [text for data in self.of("executed") for text in (data["output"] or {}).get("text", ())]
+        return list(dict.fromkeys(line for text in texts for line in text.split("\n")))
 
     @property
     def error(self) -> dict | None:
@@ -100,10 +106,7 @@ class ComfyServer:
             for message in self._messages(socket, seconds):
                 if isinstance(message, bytes):
                     kind = int.from_bytes(message[:4], "big")
-                    if kind == TEXT:
-                        name_length = int.from_bytes(message[4:8], "big")
-                        run.texts.append(message[8 + name_length :].decode())
-                    elif kind in PREVIEWS:
+                    if kind in PREVIEWS:
                         run.previews.append(message)
                     continue
                 kind, data = message["type"], message["data"]

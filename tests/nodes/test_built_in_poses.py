@@ -23,6 +23,6 @@ def test_a_performer_is_found_without_dwpose(server):
     for detector in ("auto", "built-in"):
         run = server.run(nodes(detector=detector))
         assert run.succeeded, run.error
-        assert any("built-in pose estimator" in text and "weights download poses" in text for text in run.texts)
+        assert any("built-in pose estimator" in text and "weights download poses" in text for text in run.notes)
     run = server.run(nodes(detector="dwpose"))
     assert not run.succeeded and "DWPose/yolox_l.onnx" in str(run.error)

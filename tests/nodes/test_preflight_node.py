@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from material import literal, standing
+from material import extract, literal, standing
 
 
 def prompt(**given) -> dict:
@@ -48,10 +48,11 @@ def test_a_whole_job_is_looked_at(server):
     several[2]["people"] *= 2
     several[4]["people"] = []
     report = report_of(server, **MATERIAL | {"driving": literal(several)}, width=96, context_frames=4)
-    assert "work: model 'tiny', 96x64, 6 frames in 2 windows, 2 denoising steps, 3 face iterations" in report
+    assert "work: model 'tiny', 96x96, 6 frames in 2 windows, 2 denoising steps, 3 face iterations" in report
     assert "driving: nobody in 1 of 6 frames, first in frame 4" in report
     assert "driving: up to 2 people in a frame" in report
-    assert "was not trained at 96x64" in report
+    assert "was not trained at 96x96" in report
+    assert "size 96x96: the height follows from the picture's shape" in report
     assert "switch measure on" in report
 
 
@@ -69,3 +70,51 @@ def test_it_looks_again_each_time(server):
 def test_a_size_that_cannot_be_made_is_a_finding(server):
     report = report_of(server, width=72)
     assert report.startswith("not ready: ") and "PROBLEM: size 72 x 64: model 'tiny' needs multiples of 32" in report
+
+
+def published(**load) -> dict:
+    """The whole way with the published model, whose files are not here."""
+    nodes = prompt(driving=["poses", 0], reference=["image", 0])
+    nodes["load"]["inputs"] |= {"model": "v1", "download": False} | load
+    nodes["poses"] = extract(["image", 0])
+    return nodes
+
+
+def test_missing_files_are_reported_where_nothing_can_be_loaded(server):
+    run = server.run(published())
+    assert run.succeeded, run.error
+    (report,) = run.outputs["check"]["text"]
+    assert report.startswith("not ready: ")
+    for file, node in (("Animation/unet.pth", "Load Model"), ("DWPose/yolox_l.onnx", "Extract Poses")):
+        (line,) = [line for line in report.split("\n") if file in line and line.startswith("PROBLEM")]
+        assert f"missing in {server.base / 'other_disk' / 'models'}: " in line
+        assert f"switch download on in {node}" in report and report.count(file) == 1, "said once"
+    assert "weights download v1" in report and "weights download poses" in report
+    assert "work: model 'v1', 512x512, 25 denoising steps" in report and "denoising about " in report
+    assert "load" not in {data["node"] for data in run.of("executing")}, "nothing was loaded"
+
+
+def test_what_is_missing_is_said_though_another_node_stops_the_run(server):
+    nodes = published()
+    nodes["face"] = {
+        "class_type": "StableAnimatorEncodeFace", "inputs": {"model": ["load", 0], "reference": ["image", 0]},
+    }  # fmt: skip
+    nodes["worn"] = {"class_type": "PreviewAny", "inputs": {"source": ["face", 0]}}
+    run = server.run(nodes)
+    assert not run.succeeded and run.error["node_id"] == "load"
+    assert any(note.startswith("PROBLEM: missing in ") for note in run.notes)
+
+
+def test_files_that_will_be_downloaded_are_no_problem(server):
+    nodes = published(download=True)
+    del nodes["check"]["inputs"]["driving"], nodes["poses"]
+    run = server.run(nodes)
+    (report,) = run.outputs["check"]["text"]
+    assert report.startswith("ready to run") and "note: Load Model downloads " in report
+
+
+def test_a_model_is_only_loaded_to_measure(server):
+    assert "load" not in {data["node"] for data in server.run(prompt()).of("executing")}
+    runs = server.run(prompt(**MATERIAL | {"driving": literal(standing(3))}, measure=True, steps=3))
+    (report,) = runs.outputs["check"]["text"]
+    assert "as just tried" in report

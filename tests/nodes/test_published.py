@@ -130,7 +130,7 @@ def test_shipped_workflow_runs_to_a_video(server, published):
         node["inputs"] |= given.get(node["class_type"], {})
     run = server.run(nodes, seconds=300)
     assert run.succeeded, run.error
-    assert any(text.startswith("face found through the pose") for text in run.texts), run.texts
+    assert any(text.startswith("face found through the pose") for text in run.notes), run.notes
     (video,) = [path for path in server.saved(run) if path.suffix == ".mp4"]
     frames, fps = read_video(video)
     assert frames.shape == (FRAMES, 64, 64, 3) and fps == 10

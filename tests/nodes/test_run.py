@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,26 @@ def test_size_and_length_follow_the_widgets(server):
     run = server.run(prompt(frames=11, steps=1, width=96, height=128, context_frames=6, context_overlap=2))
     assert run.succeeded, run.error
     assert [read_image(path).shape for path in server.saved(run)] == [(128, 96, 3)] * 11
-    assert any("trained at 64x64; at 96x128 expect less" in text for text in run.texts)
+    assert any("trained at 64x64; at 96x128 expect less" in text for text in run.notes)
+
+
+def test_a_missing_side_follows_from_the_pictures_shape(server):
+    nodes = prompt(frames=2, steps=1, width=128)
+    nodes["image"] = {"class_type": "ImageCrop", "inputs": {
+        "image": ["whole", 0], "width": 128, "height": 96, "x": 0, "y": 0,
+    }}  # fmt: skip
+    nodes["whole"] = {"class_type": "LoadImage", "inputs": {"image": "person.png"}}
+    nodes["drawn"] = {
+        "class_type": "StableAnimatorDrawPoses",
+        "inputs": {"poses": literal(standing(2)), "model": ["load", 0], "width": 0, "height": 64},
+    }
+    nodes["skeletons"] = {"class_type": "PreviewImage", "inputs": {"images": ["drawn", 0]}}
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert [read_image(path).shape for path in server.saved(run)] == [(96, 128, 3)] * 2
+    assert "size 128x96: the height follows from the picture's shape" in run.notes
+    assert [read_image(path).shape for path in server.shown(run, "skeletons")] == [(64, 64, 3)] * 2
+    assert "size 64x64: the width follows from the picture's shape" in run.notes
 
 
 def test_same_seed_same_video_other_seed_another(server):
@@ -59,8 +79,8 @@ def test_progress_and_previews_arrive(server):
     assert len(run.previews) == 4
     decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
     assert decoding[-1] == 3
-    assert any("from the reference's on average" in text for text in run.texts), "Align Poses says how it went"
-    assert any(text.startswith("face found") for text in run.texts)
+    assert any("from the reference's on average" in text for text in run.notes), "Align Poses says how it went"
+    assert any(text.startswith("face found") for text in run.notes)
 
 
 def align_prompt(frames: int, **given) -> dict:
@@ -83,7 +103,7 @@ def test_align_poses_shows_what_it_did(server):
     assert preview.parent == server.base / "temp"
     assert (read_image(preview) == WORST).all(-1).any(), "the worst frame is marked"
     (text,) = run.outputs["align"]["text"]
-    assert text in run.texts and "px (" in text and "% of the body) from the reference's on average; worst" in text
+    assert text in run.notes and "px (" in text and "% of the body) from the reference's on average; worst" in text
     blue = (np.array(picture()[2, 2]) * DIMMED).astype(int)
     assert abs(overlay[0][2, 2].astype(int) - blue).max() <= 1, "the picture lies below"
 
@@ -216,3 +236,16 @@ def test_built_in_workflow_runs_to_a_video(server):
 def test_every_workflow_has_a_thumbnail():
     assert SHIPPED
     assert [path.with_suffix(".jpg").is_file() for path in SHIPPED] == [True] * len(SHIPPED)
+
+
+def test_a_missing_side_is_never_absurd(server):
+    banner = replace(standing(1), width=1280)
+    nodes = {
+        "drawn": {
+            "class_type": "StableAnimatorDrawPoses", "inputs": {"poses": literal(banner), "width": 64, "height": 0},
+        },
+        "skeletons": {"class_type": "PreviewImage", "inputs": {"images": ["drawn", 0]}},
+    }  # fmt: skip
+    run = server.run(nodes)
+    assert [read_image(path).shape for path in server.shown(run, "skeletons")] == [(32, 64, 3)]
+    assert "size 64x32: the height follows from the picture's shape, 2 to 1 at most: the rest is cut off" in run.notes

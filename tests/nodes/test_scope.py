@@ -132,7 +132,7 @@ def test_without_the_scope_a_text_says_what_is_kept(server):
     server.run(scoped(seed=411))
     changed = scoped(seed=411, iterations=1)
     changed["sample"]["inputs"]["identity_scope"] = False
-    assert any(text.startswith("steps 0 to 1 are kept, 2 to 4 will be run") for text in server.run(changed).texts)
+    assert any(text.startswith("steps 0 to 1 are kept, 2 to 4 will be run") for text in server.run(changed).notes)
 
 
 def test_without_a_face_there_is_no_identity_to_follow(server):
@@ -147,16 +147,16 @@ def test_a_draft_makes_a_few_telling_frames(server):
     assert len(server.saved(run)) == 2
     frames = run.of(EVENT)[0]["frames"]
     assert frames[0] == 0 and len(frames) == 2
-    assert any(text.startswith(f"a draft of frames 0, {frames[1]} of 0 to 8") for text in run.texts)
+    assert any(text.startswith(f"a draft of frames 0, {frames[1]} of 0 to 8") for text in run.notes)
 
 
 @pytest.mark.parametrize(
     ("changed", "given"),
     [
-        ({}, {"decode": "face", "scope": "face"}),
+        ({}, {}),
         (
-            {"iterations": 0, "chunk": 8, "stop": "adaptive", "sharpest": 1.5, "strength": "even"},
-            {"decode": "face", "scope": "face", "chunk": 8, "iterations": 0, "stop": "adaptive", "sharpest": 1.5}
+            {"iterations": 0, "decode": "full", "chunk": 8, "stop": "adaptive", "sharpest": 1.5, "strength": "even"},
+            {"iterations": 0, "decode": "full", "chunk": 8, "stop": "adaptive", "sharpest": 1.5}
             | {"strength": [[0.0, 1.0]]},
         ),
     ],

@@ -77,7 +77,7 @@ def test_nothing_to_score_stops_only_what_waits_for_the_score(server, given, ref
     }
     run = server.run(nodes)
     assert run.succeeded, run.error
-    (score,) = [output["text"][0] for output in run.outputs.values() if "text" in output]
+    (score,) = run.outputs["score"]["text"]
     assert score.startswith(f"not scored: {why}")
 
 
