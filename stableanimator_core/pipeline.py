@@ -27,8 +27,9 @@ from .face import (
     score_identity,
 )
 from .face.sharpness import reference_among
+from .face_windows import CHUNK
 from .graphs import Graphs
-from .hjb import CHUNK, HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
+from .hjb import HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
 from .keypoints import Poses
 from .parallel import ALONE, Processes
 from .pose.draw import draw_poses

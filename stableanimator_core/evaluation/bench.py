@@ -17,8 +17,9 @@ from ..conditioning import build_conditioning, resize_picture
 from ..denoiser import frame_guidance, make_denoiser
 from ..errors import InputError
 from ..face import FaceBoxes
+from ..face_windows import largest_window
 from ..graphs import Graphs
-from ..hjb import HJBConfig, largest_window, make_face_refiner, with_chunk
+from ..hjb import HJBConfig, make_face_refiner, with_chunk
 from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample
 from ..sampling import init_noise, karras_sigmas

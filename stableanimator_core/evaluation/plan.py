@@ -9,8 +9,9 @@ import torch
 from accelerate import init_empty_weights
 
 from ..face import FaceBoxes
-from ..hjb import CHUNK as FACES
-from ..hjb import HJBConfig, StepSettings, fitting_chunk, hjb_bytes, largest_window
+from ..face_windows import CHUNK as FACES
+from ..face_windows import fitting_chunk, hjb_bytes, largest_window
+from ..hjb import HJBConfig, StepSettings
 from ..pipeline import SamplingConfig
 from ..vae import CHUNK, LEAST_TILE, WIDTH, cell_size, width_of
 from ..weights import V1_CONFIG, Models

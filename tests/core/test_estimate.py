@@ -24,7 +24,8 @@ from stableanimator_core.evaluation.estimate import (
 )
 from stableanimator_core.evaluation.plan import describe_plan, networks_gib, plan_memory, plan_published, refined_steps
 from stableanimator_core.face import FaceBoxes, ReferenceFace
-from stableanimator_core.hjb import CURVES, HJBConfig, Window, hjb_bytes
+from stableanimator_core.face_windows import Window, hjb_bytes
+from stableanimator_core.hjb import CURVES, HJBConfig
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face
 from stableanimator_core.trail import StepSeconds

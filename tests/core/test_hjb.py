@@ -9,19 +9,21 @@ from stableanimator_core import hjb
 from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.face.sharpness import sharpness
-from stableanimator_core.hjb import (
-    CURVES,
+from stableanimator_core.face_windows import (
     HJB_BYTES,
-    HJBConfig,
-    StepSettings,
-    face_gradient,
     face_mask,
     find_face_cells,
     fitting_chunk,
     hjb_bytes,
     largest_window,
-    make_face_refiner,
     place_windows,
+)
+from stableanimator_core.hjb import (
+    CURVES,
+    HJBConfig,
+    StepSettings,
+    face_gradient,
+    make_face_refiner,
     smaller_note,
     with_chunk,
 )

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stableanimator_core.face import FaceBoxes
+from stableanimator_core.face_windows import place_windows
 from stableanimator_core.graphs import Graphs
-from stableanimator_core.hjb import face_gradient, place_windows
+from stableanimator_core.hjb import face_gradient
 from stableanimator_core.models import kernels
 from stableanimator_core.vae import cell_size, decode_latents
 from stableanimator_core.weights import load_models

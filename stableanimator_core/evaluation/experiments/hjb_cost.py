@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...face.pictures import face_pictures
-from ...hjb import HJBConfig, face_gradient, face_mask, find_face_cells, place_windows, with_chunk
+from ...face_windows import face_mask, find_face_cells, place_windows
+from ...hjb import HJBConfig, face_gradient, with_chunk
 from ...pipeline import Hooks, find_face, model_hjb
 from ...vae import cell_size
 from ...video import contact_sheet, spread
