@@ -74,6 +74,13 @@ def test_command_for_people(capsys, tiny_model):
     assert "HJB, one round" in out and " off" not in out
 
 
+def test_a_face_as_wide_as_asked(capsys, tiny_model):
+    """The window follows it, which is what HJB costs."""
+    small, large = (run(capsys, "--model", tiny_model, "--frames", 2, "--repeats", 1, "--face", px) for px in (16, 40))
+    assert abs(small["face_px"] - 16) <= 1 and abs(large["face_px"] - 40) <= 1
+    assert small["hjb_window"][0] == 2 and small["hjb_window"][1] < large["hjb_window"][1]
+
+
 def test_hjb_off(capsys, tiny_model):
     result = run(capsys, "--model", tiny_model, "--frames", 2, "--repeats", 1, "--hjb-iterations", 0)
     assert result["hjb_iteration_s"] is None and result["hjb_extra_peak_gib"] is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from stableanimator_core import hjb
+from stableanimator_core import hjb, memory, pipeline, sweep
 from stableanimator_core.denoiser import HALVES_APART
 from stableanimator_core.hjb import HJBConfig, fitted_note, smaller_note
 from stableanimator_core.parallel import Processes
@@ -130,6 +132,44 @@ def test_fewer_frames_from_the_start_are_noted(job, monkeypatch):
     for asked in (HJBConfig(iterations=0), HJBConfig(**vars(HJB) | {"chunk": 1})):
         assert fitted_note(1) not in run(job, asked).notes, "nothing is optimised, or it was asked for"
     assert fit_to_memory(models, poses, None, settings, HJB) == (HJB, [])
+
+
+def test_settings_of_a_sweep_share_a_chunk(job, monkeypatch):
+    """That of the setting which needs the most; memory that gets free meanwhile changes nothing."""
+    free, used, real = iter([0, *[2**40] * 20]), [], pipeline.sample
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: next(free))
+
+    def spied(*given, **how):
+        used.append(given[5].chunk)
+        return real(*given, **how)
+
+    monkeypatch.setattr(sweep, "sample", spied)
+    told = []
+    rows = sweep_hjb(*job, [HJB, replace(HJB, decode="full"), replace(HJB, chunk=2)], hooks=Hooks(on_note=told.append))
+    assert sorted(used) == [1, 1, 2] and told == [fitted_note(1)]
+    assert [row.hjb.chunk for row in rows] == [None, None, 2], "rows are told as they were asked for"
+
+
+@pytest.mark.parametrize("text", ["CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", None])
+def test_a_library_without_room_for_its_workspace_ran_out_of_memory(text):
+    def fails():
+        raise torch.OutOfMemoryError("CUDA out of memory") if text is None else RuntimeError(f"CUDA error: {text}")
+
+    assert memory.attempt(fails) is None
+
+
+def test_other_errors_are_errors():
+    with pytest.raises(RuntimeError, match="shapes"):
+        memory.attempt(lambda: (_ for _ in ()).throw(RuntimeError("shapes")))
+
+
+def test_one_half_of_guidance_that_does_not_fit_says_what_to_do(job, models, monkeypatch):
+    def full(*given, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(models.unet, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError, match="UNet: .* one half of guidance, 4 frames of 8x8 "):
+        run(job)
 
 
 def test_a_trail_in_several_processes_is_refused(job):
