@@ -347,7 +347,9 @@ def test_gradients_count_the_faces_latents_only(studio, takes, monkeypatch):
 
 
 def test_mean_row_leaves_out_what_is_no_number():
-    row = mean_row("a", [{"csim": 0.5, "l1": 1.0}, {"csim": math.nan, "l1": 3.0}, {"csim": 0.7, "l1": 2.0}], k=4)
+    scores = [{"csim": 0.5, "l1": 1.0}, {"csim": math.nan, "l1": 3.0}, {"csim": 0.7, "l1": 2.0}]
+    row = mean_row("a", scores, k=4)
+    assert row.pop("each") == scores
     assert row == {"setting": "a", "k": 4, "csim": 0.6, "l1": 2.0, "csim_error": pytest.approx(0.1)}
     lone = mean_row("b", [{"csim": math.nan}])
     assert math.isnan(lone["csim"]) and "csim_error" not in lone
