@@ -28,7 +28,13 @@ def register(commands) -> None:
     parser.add_argument("--identities", type=whole(1), help="people for the face embedder; the judge gets as many")
     parser.add_argument("--autoencoder-minutes", type=positive, metavar="M", help="cut this stage short")
     parser.add_argument("--animator-minutes", type=positive, metavar="M", help="cut this stage short")
+    parser.add_argument("--animator-steps", type=whole(1), metavar="N", help="of this stage at most (20000)")
+    parser.add_argument("--batch", type=whole(1), metavar="B", help="the animator's clips a step, in each process (64)")
     parser.add_argument("--adapter", choices=ADAPTERS, help="another way of adding face tokens, to compare")
+    parser.add_argument(
+        "--fresh-identity", action="store_true",
+        help="ID adapters and Face Encoder start fresh beside --start-from, to compare adapters",
+    )  # fmt: skip
     parser.add_argument("--workers", type=whole(1), help="processes that render; default: all cores but one")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out, if there are any")
     parser.add_argument("--seed", type=SEED)
@@ -105,13 +111,15 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
         path = getattr(args, name)
         if path is not None and not path.exists():
             raise InputError(f"{path} does not exist; check --{name.replace('_', '-')}")
+    if args.fresh_identity and args.start_from is None:
+        raise InputError("--fresh-identity: without --start-from everything starts fresh; give both, or neither")
     from ..training.mini import train_mini
 
     start_log()
     stages = {} if args.stages is None else {"stages": args.stages.split(",")}
     models = train_mini(
-        args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from, resume=args.resume,
-        **stages,
+        args.out, _recipe(args), mocap=args.mocap, data=args.data, start_from=args.start_from,
+        fresh_identity=args.fresh_identity, resume=args.resume, **stages,
     )  # fmt: skip
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in models.parts().items()}
     seconds = time.monotonic() - start
@@ -132,4 +140,8 @@ def _recipe(args: argparse.Namespace):
         minutes = getattr(args, f"{stage}_minutes")
         if minutes is not None:
             given[stage] = replace(getattr(recipe, stage), minutes=minutes)
+    if args.animator_steps is not None:
+        given["animator"] = replace(given.get("animator", recipe.animator), steps=args.animator_steps)
+    if args.batch is not None:
+        given["animation"] = replace(recipe.animation, clips=args.batch)
     return replace(recipe, **given)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -134,14 +135,14 @@ def config_of(recipe: MiniRecipe) -> ModelConfig:
 
 def train_mini(
     out: Path, recipe: MiniRecipe, *, stages: Sequence[str] = STAGES, mocap: Path | None = None,
-    data: Path | None = None, start_from: Path | None = None, resume: bool = False,
+    data: Path | None = None, start_from: Path | None = None, fresh_identity: bool = False, resume: bool = False,
 ) -> Models:  # fmt: skip
     """Render performers, train embedder, judge, VAE and animator, and write a model folder to `out`.
 
     On several GPUs under `accelerate launch`. mocap: motion capture for a share of the clips (see performers).
     data: where the rendered clips go or already are, `out`/data by default. start_from: a model folder to go on from;
-    parts that it lacks start fresh. stages: which of STAGES to train. resume: go on where a run that was killed had
-    come to, from the checkpoints in `out`/checkpoints.
+    parts that it lacks start fresh, and so do ID adapters and Face Encoder with fresh_identity. stages: which of STAGES
+    to train. resume: go on where a run that was killed had come to, from the checkpoints in `out`/checkpoints.
     Raises InputError when `out` is a file, a stage is unknown, the size does not suit, an earlier run would be
     overwritten or the motion capture cannot be read.
     """
@@ -161,7 +162,7 @@ def train_mini(
     torch.manual_seed(recipe.seed)
     renderer = _start_rendering(data / "clips", recipe, mocap) if main and not _complete(data / "clips") else None
     try:
-        models = _start(config, start_from).to(device)
+        models = _start(config, start_from, fresh_identity).to(device)
         torch.manual_seed(recipe.seed + 1 + state.process_index)
         if "faces" in stages:
             if main:
@@ -201,13 +202,17 @@ def _faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.device,
     write_state(checkpoint, {name: part.state_dict() for name, part in parts.items()})
 
 
-def _start(config: ModelConfig, start_from: Path | None) -> Models:
-    """Fresh networks, filled with the parts that a folder has."""
+def _start(config: ModelConfig, start_from: Path | None, fresh_identity: bool) -> Models:
+    """Fresh networks, filled with the parts that a folder has, with or without what tells the UNet of a face."""
     models = build_models(config)
     # As published, the Face Encoder's last projection starts at zero for fine-tuning; from scratch it must not.
     nn.init.xavier_uniform_(models.face_encoder.fusion_model.proj_out.weight)
     if start_from is not None:
+        identity = nn.ModuleList([models.face_encoder, *models.unet.id_adapters()])
+        drawn = deepcopy(identity.state_dict())
         fill_models(models, start_from)
+        if fresh_identity:
+            identity.load_state_dict(drawn)
     for part in ("face_embedder", "face_judge", "vae"):
         getattr(models, part).requires_grad_(False).eval()
     return models

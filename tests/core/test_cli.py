@@ -147,7 +147,7 @@ def test_train_mini_hands_over_the_recipe(run, tmp_path, tiny_model, monkeypatch
     assert out == tmp_path / "model"
     assert (recipe.clips, recipe.seed, recipe.animator.minutes) == (7, 9, 1.5)
     assert recipe.identities == mini.MiniRecipe().identities
-    assert sources == {"mocap": None, "data": None, "start_from": None, "resume": False}
+    assert sources == {"mocap": None, "data": None, "start_from": None, "fresh_identity": False, "resume": False}
     assert "trained in" in run(*argv, "--quick")
     assert calls[-1][1].autoencoder == mini.quick_recipe().autoencoder
 

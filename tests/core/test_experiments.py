@@ -248,6 +248,9 @@ def test_adapter(studio, animator):
     assert list(rows) == [f"tiny: {ways[0]}", f"twin: {ways[1]}", *(f"tiny: {way}" for way in ways[1:]), *PLACES]
     assert [row.get("trained") for row in rows.values()] == ["yes", "yes", "no", "no", "no", *4 * [None]]
     assert len({rows[f"tiny: {way}"]["l1"] for way in ways}) == 4, "every way makes another video"
+    first, other = (rows[f"tiny: {way}"] for way in ("distribution alignment", "no face tokens"))
+    assert first["csim_more"] == 0 == first["csim_more_error"]
+    assert other["csim_more"] == pytest.approx(other["csim"] - first["csim"], abs=1e-6) and other["csim_more"] != 0
     assert rows["twin: plain addition"]["l1"] == pytest.approx(rows["tiny: plain addition"]["l1"])
     assert {block.normalize for block in animator.models.unet.id_adapters()} == {"distribution"}
 
@@ -344,7 +347,9 @@ def test_gradients_count_the_faces_latents_only(studio, takes, monkeypatch):
 
 
 def test_mean_row_leaves_out_what_is_no_number():
-    row = mean_row("a", [{"csim": 0.5, "l1": 1.0}, {"csim": math.nan, "l1": 3.0}, {"csim": 0.7, "l1": 2.0}], k=4)
+    scores = [{"csim": 0.5, "l1": 1.0}, {"csim": math.nan, "l1": 3.0}, {"csim": 0.7, "l1": 2.0}]
+    row = mean_row("a", scores, k=4)
+    assert row.pop("each") == scores
     assert row == {"setting": "a", "k": 4, "csim": 0.6, "l1": 2.0, "csim_error": pytest.approx(0.1)}
     lone = mean_row("b", [{"csim": math.nan}])
     assert math.isnan(lone["csim"]) and "csim_error" not in lone
@@ -377,6 +382,26 @@ def test_report(tmp_path):
     assert "peak" not in text and " L1 " not in text, "empty columns are left out"
     assert "| CSIM in the paper |" in text, "that no figure of the paper is known is shown"
     assert read_image(tmp_path / "s_sheet.png").shape == (8, 8, 3)
+
+
+def test_a_report_keeps_what_an_earlier_run_found(tmp_path):
+    def write(name, seed=3, command="do it"):
+        table = Table("t", "Rows", (SETTING, DIS), ({"setting": name, "dis": 1.0},))
+        made = Circumstances.of(
+            command=command, model="tiny", device=torch.device("cpu"), seed=seed, extent=EXTENT, mocap=None
+        )
+        found = write_report(tmp_path, made, [Result(name, f"Title of {name}", "Setup.", (table,))])
+        return list(found["experiments"]), (tmp_path / "report.md").read_text()
+
+    write("x", command="do x")
+    names, text = write("y")
+    assert names == ["x", "y"] and "## Title of x" in text and "## Title of y" in text
+    assert text.count("By `do x`.") == 1 and "By `do it`." not in text
+    assert write("x")[0] == ["x", "y"] and "do x" not in (tmp_path / "report.md").read_text()
+    names, text = write("z", seed=4)
+    assert names == ["z"] and "Title of x" not in text, "other performers"
+    (tmp_path / "results.json").write_text("{")
+    assert write("x", seed=4)[0] == ["x"]
 
 
 def test_nothing_here_needs_pyav(tmp_path):

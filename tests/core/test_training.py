@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from stableanimator_core.cli import build_parser, main, train
 from stableanimator_core.errors import InputError
 from stableanimator_core.models.iresnet import IResNet
 from stableanimator_core.performers import render_dataset
@@ -472,6 +473,39 @@ def test_the_recipe_writes_a_model_that_loads(small, clips, tmp_path, monkeypatc
         state = loaded.parts()[name].state_dict()
         assert all(tensor.equal(state[key]) for key, tensor in part.state_dict().items()), name
     assert again.vae.config.scaling_factor == trained.vae.config.scaling_factor
+
+
+def test_the_identity_path_can_start_fresh(small, clips, tmp_path):
+    data = shutil.copytree(clips, tmp_path / "data" / "clips").parent
+    start = mini.train_mini(tmp_path / "start", small, stages=(), data=data)
+    ways = [
+        mini.train_mini(
+            tmp_path / way, replace(small, adapter=way, seed=5), stages=(), data=data,
+            start_from=tmp_path / "start", fresh_identity=True,
+        )
+        for way in ("none", "own")
+    ]  # fmt: skip
+    changed = set()
+    for part in ("unet", "pose_net", "face_encoder", "image_encoder", "vae"):
+        one, other = (models.parts()[part].state_dict() for models in ways)
+        for key, before in start.parts()[part].state_dict().items():
+            assert one[key].equal(other[key]), f"{part}.{key}: the ways start alike"
+            if not torch.allclose(one[key], before, atol=1e-3):  # files hold half precision
+                changed.add(part if ".processor.id_to_" not in key else "adapters")
+    assert changed == {"adapters", "face_encoder"}
+
+
+def test_steps_and_batch_of_the_animator_are_handed_over():
+    argv = ["train", "mini", "--out", "x", "--animator-minutes", "2", "--animator-steps", "30", "--batch", "5"]
+    recipe = train._recipe(build_parser().parse_args(argv))
+    assert recipe.animator == Budget(30, 2.0) and recipe.animation.clips == 5
+    assert recipe.animation.validate_every == mini.MiniRecipe().animation.validate_every
+
+
+def test_a_fresh_identity_needs_something_that_is_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mini, "train_mini", lambda *_, **__: pytest.fail("trained"))
+    assert main(["train", "mini", "--out", str(tmp_path / "x"), "--fresh-identity"]) == 2
+    assert "--fresh-identity: without --start-from everything starts fresh" in capsys.readouterr().err
 
 
 def test_a_recipe_that_was_killed_goes_on(small, clips, tmp_path, monkeypatch):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ... import __version__
@@ -47,9 +48,16 @@ class Circumstances:
 def write_report(folder: Path, circumstances: Circumstances, results: Sequence[Result]) -> dict[str, Any]:
     """Write all files into the folder, which exists, and return what results.json holds.
 
+    Other experiments that the folder holds already stay in the report if only command and time are different.
     Raises VideoError when a picture cannot be written.
     """
-    found: dict[str, Any] = {**asdict(circumstances), "experiments": {}}
+    found: dict[str, Any] = {**asdict(circumstances), "experiments": {}, "sections": {}} | _left(folder, circumstances)
+    for result in results:
+        found["experiments"][result.name] = {table.key: _plain(list(table.rows)) for table in result.tables}
+        found["sections"][result.name] = {"command": circumstances.command, "text": "\n".join(_section(result))}
+        for kind, pictures in _pictures(result):
+            for stem, picture in pictures.items():
+                write_image(folder / _file(stem, kind), picture)
     lines = [
         "# Experiments",
         "",
@@ -65,19 +73,42 @@ def write_report(folder: Path, circumstances: Circumstances, results: Sequence[R
         "arXiv 2507.15064, on real people: another world, to be read for the order of things; they are empty where "
         "we know no figure.",
     ]  # fmt: skip
-    for result in results:
-        lines += ["", f"## {result.title}", "", result.setup]
-        for table in result.tables:
-            lines += ["", f"### {table.title}", "", *markdown(replace(table, columns=_columns(table)))]
-        for kind, pictures in (("plot", result.plots), ("sheet", result.sheets)):
-            for stem, picture in pictures.items():
-                name = f"{stem}_{kind}.png"
-                write_image(folder / name, picture)
-                lines += ["", f"![{result.title}: {kind}]({name})"]
-        found["experiments"][result.name] = {table.key: _plain(list(table.rows)) for table in result.tables}
+    for section in found["sections"].values():
+        lines += ["", section["text"]]
+        if section["command"] != circumstances.command:
+            lines += ["", f"By `{section['command']}`."]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
+
+
+def _left(folder: Path, circumstances: Circumstances) -> dict[str, Any]:
+    """Experiments and sections of the folder's report, if its circumstances are these."""
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        left = {key: dict(found[key]) for key in ("experiments", "sections")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    own = asdict(replace(circumstances, command=found.get("command"), date=found.get("date")))
+    return left if own == {key: found.get(key) for key in own} else {}
+
+
+def _section(result: Result) -> list[str]:
+    """An experiment's lines of the report."""
+    lines = [f"## {result.title}", "", result.setup]
+    for table in result.tables:
+        lines += ["", f"### {table.title}", "", *markdown(replace(table, columns=_columns(table)))]
+    for kind, pictures in _pictures(result):
+        lines += [line for stem in pictures for line in ("", f"![{result.title}: {kind}]({_file(stem, kind)})")]
+    return lines
+
+
+def _pictures(result: Result) -> Iterable[tuple[str, Mapping[str, np.ndarray]]]:
+    return ("plot", result.plots), ("sheet", result.sheets)
+
+
+def _file(stem: str, kind: str) -> str:
+    return f"{stem}_{kind}.png"
 
 
 def _columns(table: Table) -> tuple[Column, ...]:

@@ -58,8 +58,11 @@ class Result:
 
 
 def mean_row(setting: str, scores: Sequence[Mapping[str, float]], **more: Any) -> dict[str, Any]:
-    """Means of the scores of several clips, NaN where a clip has none left out; csim_error is CSIM's standard error."""
-    row: dict[str, Any] = {"setting": setting, **more}
+    """Means of the scores of several clips, NaN where a clip has none left out; csim_error is CSIM's standard error.
+
+    each: the scores themselves, which no table shows, for whoever compares clip by clip.
+    """
+    row: dict[str, Any] = {"setting": setting, **more, "each": [dict(score) for score in scores]}
     for key in scores[0]:
         row[key] = mean([score[key] for score in scores])
     known = [score["csim"] for score in scores if "csim" in score and math.isfinite(score["csim"])]
