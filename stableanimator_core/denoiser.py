@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning
-from .graphs import Graphs
+from .graphs import OFF, Graphs
 from .memory import attempt
 from .models.unet import AnimatorUNet
 from .parallel import ALONE, Processes
@@ -20,7 +20,7 @@ HALVES_APART = "memory held one half of guidance at a time: steps take longer, t
 def make_denoiser(
     unet: AnimatorUNet, cond: Conditioning, guidance: Tensor, windows: list[list[int]],
     *, on_forward: Callable[[], None] | None = None, on_note: Callable[[str], None] | None = None,
-    processes: Processes = ALONE, graphs: Graphs | None = None,
+    processes: Processes = ALONE, graphs: Graphs = OFF,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """Denoiser of a clip: x [F, 4, h, w] float32, sigma -> x0 [F, 4, h, w] float32.
 
@@ -30,9 +30,8 @@ def make_denoiser(
     on_forward: called before every UNet call (cancel). on_note: told, once, that the halves are run apart.
     Raises torch.OutOfMemoryError when one half does not fit.
     processes: share the windows; each calls the denoiser with the same x and gets the same x0.
-    graphs: record the UNet with them.
+    graphs: the UNet is recorded with them; they are closed before the halves are run apart.
     """
-    graphs = graphs or Graphs(torch.device("cpu"))
     guided = bool((guidance != 1).any())
     g = guidance[:, None, None, None]
     together = True  # both halves in one batch
@@ -61,6 +60,8 @@ def make_denoiser(
             return run_alone(*inputs)
         if together:
             v = attempt(lambda: run(*inputs))
+            if v is None and graphs.close():
+                v = attempt(lambda: run(*inputs))
             if v is not None:
                 return v
             together = False

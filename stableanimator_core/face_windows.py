@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .errors import FaceError
 from .face import FaceBoxes
+from .models import kernels
 from .vae import WIDTH, cell_size, width_of
 
 CHUNK = 8  # frames decoded at once where they fit
-# What Stable Video Diffusion's decoder takes with gradients for every pixel that is decoded at once, in half precision:
-# both records of tests/benchmarks/2026-11-22-v1-full-size.md over the largest window of their motion.
-HJB_BYTES = 21_500
+# What Stable Video Diffusion's decoder takes with gradients for every pixel that is decoded at once, in half precision,
+# by tests/benchmarks/2026-11-23-v1-speed.md: with fused kernels, and without them.
+HJB_BYTES, PLAIN_HJB_BYTES = 7_250, 9_400
 SPARE_BYTES = 1 << 29  # of what is free, for workspaces and gaps
 
 Cells = tuple[slice, slice]  # rows, columns of latent cells
@@ -34,11 +35,6 @@ class Window(NamedTuple):
         """Frames, rows and columns of latent cells."""
         rows, columns = self.cells
         return len(self.frames), rows.stop - rows.start, columns.stop - columns.start
-
-    @property
-    def key(self) -> tuple:
-        """Another one for each window of a clip."""
-        return *self.frames, *((cells.start, cells.stop) for cells in self.cells)
 
 
 def find_face_cells(boxes: FaceBoxes, size: tuple[int, int], cell: int) -> dict[int, Cells]:
@@ -107,7 +103,8 @@ def hjb_bytes(vae: AutoencoderKLTemporalDecoder, window: Window | None) -> float
     if window is None:
         return 0.0
     share = width_of(vae) / WIDTH * vae.decoder.conv_in.weight.element_size() / 2
-    return math.prod(window.shape) * cell_size(vae) ** 2 * HJB_BYTES * share
+    each = HJB_BYTES if kernels.usable(vae.device) else PLAIN_HJB_BYTES
+    return math.prod(window.shape) * cell_size(vae) ** 2 * each * share
 
 
 def largest_window(

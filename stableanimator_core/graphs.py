@@ -20,13 +20,15 @@ Work = Callable[..., tuple[Tensor, ...]]
 class Graphs:
     """Runs work by a key: as it is at first, recorded at the second time, replayed from then on.
 
-    Work that is recorded takes tensors of the same shapes whenever it has the same key, does nothing that waits for the
-    card, and has no effects but its result. Networks must stay where they are as long as this lives.
-    Without an NVIDIA GPU work is always run as it is.
+    Work of one key and inputs of the same shapes does the same to them. It reads nothing else that changes or is freed
+    before `close`, does nothing that waits for the card, and has no effects but its result. Networks stay where they
+    are. Replays take no more memory than the largest of all recordings, which is given back by `close`.
+    Work is always run as it is without an NVIDIA GPU, on another than torch's current one, and with the allocator
+    cudaMallocAsync, which has no memory that graphs could share (ComfyUI's own, but for --disable-cuda-malloc).
     """
 
-    def __init__(self, device: torch.device):
-        self.works = device.type == "cuda" and torch.version.hip is None
+    def __init__(self, device: torch.device | None = None):
+        self.works = device is not None and _can_record(device)
         self._recorded: dict[Hashable, _Recorded | None] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.works else None
 
@@ -39,20 +41,40 @@ class Graphs:
             self._recorded[key] = None
             return work(*inputs)
         if self._recorded[key] is None:
-            try:
-                self._recorded[key] = _Recorded(work, inputs, self._pool)
-            except RuntimeError as error:  # also where memory does not suffice for the pool
+            why = self._record(key, work, inputs)
+            if why:
                 self.close()
-                logging.getLogger(__name__).warning("CUDA graphs are off in this run: %s", one_line(error))
+                logging.getLogger(__name__).warning("CUDA graphs are off in this run: %s", why)
                 return work(*inputs)
         return self._recorded[key](*inputs)
 
-    def close(self) -> None:
-        """Give the memory back; from now on work is run as it is."""
-        if self.works:
-            self.works = False
-            self._recorded.clear()
-            torch.cuda.empty_cache()
+    def _record(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> str:
+        """Why it failed. The error itself, which holds the work's tensors, is gone by then."""
+        stream = torch.cuda.current_stream()
+        try:
+            self._recorded[key] = _Recorded(work, inputs, self._pool)
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)
+            return one_line(error)
+        return ""
+
+    def close(self) -> bool:
+        """Give the memory back; from now on work is run as it is. Returns whether there was something to give back."""
+        if not self.works:
+            return False
+        self.works = False
+        self._recorded.clear()
+        torch.cuda.empty_cache()
+        return True
+
+
+OFF = Graphs()  # for callers without graphs
+
+
+def _can_record(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return device.index in (None, torch.cuda.current_device()) and torch.cuda.get_allocator_backend() == "native"
 
 
 class _Recorded:
@@ -60,9 +82,8 @@ class _Recorded:
 
     def __init__(self, work: Work, inputs: Sequence[Tensor], pool):
         self.inputs = [tensor.detach().clone(memory_format=torch.preserve_format) for tensor in inputs]
-        torch.cuda.empty_cache()  # what the work took as it was run first, and takes once more now
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.outputs = work(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

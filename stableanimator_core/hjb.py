@@ -16,7 +16,7 @@ from .errors import FaceError, InputError
 from .face import FaceBoxes, crop_faces, csim
 from .face.sharpness import sharpness
 from .face_windows import CHUNK, SPARE_BYTES, Window, face_mask, find_face_cells, fitting_chunk, place_windows
-from .graphs import Graphs
+from .graphs import OFF, Graphs
 from .memory import attempt, free_bytes
 from .vae import cell_size, decode_latents
 
@@ -198,7 +198,7 @@ def make_face_refiner(
     on_taken: Callable[[int], None] | None = None,
     on_smaller: Callable[[int], None] | None = None,
     measure: bool = False,
-    graphs: Graphs | None = None,
+    graphs: Graphs = OFF,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
@@ -218,7 +218,7 @@ def make_face_refiner(
     on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
     on_smaller(chunk) is called when memory ran out: the iteration is done again, and all that follow, with half as many
     frames decoded at once.
-    graphs: record iterations with them.
+    graphs: of this run alone; iterations are recorded with them, and they are closed before anything is made smaller.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0,
     torch.OutOfMemoryError when memory runs out with one frame.
@@ -247,6 +247,8 @@ def make_face_refiner(
             made = attempt(work, windows)
             if made is not None:
                 return made
+            if graphs.close():  # their memory may be what lacks
+                continue
             frames, rows, columns = max(window.shape for window in windows)
             if frames == 1:
                 cell = cell_size(vae)
@@ -363,8 +365,8 @@ class Look(NamedTuple):
         faces = x0.new_full((len(x0), 3, side, side), math.nan) if show else None
         return cls(x0.new_full((len(x0),), math.nan), faces)
 
-    def take(self, window: Window, score: Tensor, pixels: Tensor) -> None:
-        """What a window showed. score: [n]. pixels: [n, 3, window in px]."""
+    def take(self, window: Window, score: Tensor, pixels: Tensor | None = None) -> None:
+        """What a window showed. score: [n]. pixels: [n, 3, window in px], where somebody looks."""
         self.csim[window.frames] = score.detach()
         if self.faces is not None:
             side = self.faces.shape[-1]
@@ -425,13 +427,13 @@ def look_at_faces(
     look = Look.none(x0, embed.input_size, show=show)
     for window in windows:
         latents = x0[(window.frames, slice(None), *window.cells)]
-        look.take(window, *_see(latents, window, vae, embed, target))
+        look.take(window, *_see(latents, window.faces, vae, embed, target))
     return look
 
 
 def face_gradient(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
-    *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True, graphs: Graphs | None = None,
+    *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True, graphs: Graphs = OFF,
 ) -> tuple[Look, Tensor]:  # fmt: skip
     """The faces that the windows show, and the gradient of the mean of their 1 − csim by x0, [F, 4, h, w].
 
@@ -441,35 +443,41 @@ def face_gradient(
     look = Look.none(x0, embed.input_size, show=show)
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
-    graphs = graphs or Graphs(torch.device("cpu"))
     for window in windows:
         if moving is not None and not moving[window.frames].any():
             continue
         area = (window.frames, slice(None), *window.cells)
-        there = window._replace(faces=window.faces.to(x0.device))
-        differentiate = functools.partial(_differentiate, there, vae, embed, scale / faces)
-        score, pixels, part = graphs.run(("HJB", window.key, scale / faces), differentiate, x0.detach()[area], target)
-        look.take(window, score, pixels)
+        differentiate = functools.partial(_differentiate, window.faces, vae, embed, scale / faces, show)
+        templates, boxes = window.faces.templates, None
+        if templates is None:
+            boxes = tuple(window.faces.pixels().flatten().tolist())  # of which crops are slices
+        inputs = [x0.detach()[area], target] + ([] if templates is None else [templates.to(x0.device)])
+        part, score, *pixels = graphs.run(("HJB", boxes, scale / faces, show), differentiate, *inputs)
+        look.take(window, score, *pixels)
         gradient[area] = part / scale
     return look, gradient
 
 
 def _differentiate(
-    window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, scale: float, latents: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """CSIM [n], pixels, and the gradient of scale · (1 − CSIM), summed over the faces, by latents [n, 4, window]."""
+    faces: FaceBoxes, vae: AutoencoderKLTemporalDecoder, embed: Embedder, scale: float, show: bool,
+    latents: Tensor, target: Tensor, templates: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradient of scale · (1 − CSIM), summed over the faces, by latents [n, 4, window]; CSIM [n]; with show, pixels.
+
+    faces, templates: those of the window; templates, if it has some, are those of this call.
+    """
     latents = latents.detach().requires_grad_()
-    score, pixels = _see(latents, window, vae, embed, target)
+    score, pixels = _see(latents, faces._replace(templates=templates), vae, embed, target)
     (gradient,) = torch.autograd.grad((1 - score).sum() * scale, latents)
-    return score.detach(), pixels.detach(), gradient
+    return gradient, score.detach(), *([pixels.detach()] if show else [])
 
 
 def _see(
-    latents: Tensor, window: Window, vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
+    latents: Tensor, faces: FaceBoxes, vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """CSIM [n] of a window's faces, and its pixels [n, 3, window in px] in -1..1. latents: [n, 4, window]."""
     pixels = decode_latents(vae, latents, chunk=len(latents), step_down=False).clamp(-1, 1)
-    crops = crop_faces(pixels, window.faces, embed.input_size)
+    crops = crop_faces(pixels, faces, embed.input_size)
     return csim(embed(crops.to(_dtype_of(embed))), target), pixels
 
 

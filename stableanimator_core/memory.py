@@ -30,5 +30,6 @@ def attempt(work: Callable[..., Made], *given) -> Made | None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether memory ran out: torch's own error, or that of a library which found no room for its workspace."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+    """Whether memory ran out: torch's own error, or what CUDA, Triton and cuBLAS say when they find no room."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "ALLOC_FAILED" in said

@@ -427,7 +427,10 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device '{device}' can't be used: {reason}; try auto or cpu") from error
-    return torch.device(device)
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # where fused kernels and graphs run
+    return device
 
 
 def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:

@@ -81,8 +81,8 @@ def sweep_hjb(
     target = None
     if models.face_judge is not None:
         target = face.embedded_by(models.face_judge)
-    largest = [hjb for hjb in variants if hjb.decode == "full"][:1] or variants[:1]
-    fitted, notes = fit_to_memory(models, poses, face, settings, largest[0], chosen=chosen)
+    largest = max(variants, key=lambda hjb: (hjb.iterations > 0, hjb.decode == "full", hjb.margin))
+    fitted, notes = fit_to_memory(models, poses, face, settings, largest, chosen=chosen)
     if hooks.on_note is not None:
         for note in notes:
             hooks.on_note(note)

@@ -53,7 +53,8 @@ def run_bench(
     hjb_variants: HJB with the settings of `others`, in the same run.
     None stands for what cannot be measured: memory where there is no CUDA, HJB where it is off.
     on_stage(stages done, name of the next) is called before each of STAGES.
-    Raises InputError for frames or repeats below 1, and when HJB is on and no frame shows a face.
+    Raises InputError for frames or repeats below 1, for a face that leaves the picture, and when HJB is on and no frame
+    shows a face.
     """
     if frames < 1 or repeats < 1:
         raise InputError(f"bench of {frames} frames, {repeats} repeats: give at least 1 of each")
@@ -166,7 +167,12 @@ def _draw(models: Models, settings: SamplingConfig, frames: int, face_px: int | 
     _, _, faces = place_motion(models.config, clip.poses, settings, range(frames))
     factor = face_px / _face_width(faces)
     middle = np.array([settings.width, settings.height]) / 2
-    return replace(clip, poses=clip.poses.transformed(lambda points: middle + factor * (points - middle)))
+    moved = clip.poses.transformed(lambda points: middle + factor * (points - middle))
+    if not place_motion(models.config, moved, settings, range(frames))[2].found.all():
+        raise InputError(
+            f"bench: a face {face_px} px wide leaves a picture of {settings.width}x{settings.height}; give fewer px"
+        )
+    return replace(clip, poses=moved)
 
 
 def _face_width(faces: FaceBoxes) -> float:

@@ -60,10 +60,6 @@ class FaceBoxes(NamedTuple):
         index = list(frames)
         return FaceBoxes(*(None if part is None else part[index] for part in self))
 
-    def to(self, device: torch.device) -> FaceBoxes:
-        """Templates on this device, from which crops are warped; boxes, whose pixels are counted, stay."""
-        return self if self.templates is None else self._replace(templates=self.templates.to(device))
-
     def pixels(self) -> Tensor:
         """Whole pixels that a crop is made from, as boxes, also where they leave the frame: int [F, 4]."""
         if self.templates is None:

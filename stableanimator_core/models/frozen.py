@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import TemporalBasicTransformerBlock
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import TemporalDecoder
 from diffusers.models.resnet import SpatioTemporalResBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import kernels, operations
+from .id_adapter import ImageTokenAttnProcessor
 from .iresnet import IResNet
 from .unet import AnimatorUNet
 
+AT_ONCE = 1 << 19  # pixels of the decoder that go through layers in space together; more take more memory
 MATH_PLACES = 2048  # at most so many places attend to each other through matrices
 
 
@@ -28,7 +30,9 @@ def freeze(network: nn.Module) -> None:
     """Exchange the layers of a frozen network, in place and by class; its state dict stays as it is.
 
     network: AnimatorUNet, diffusers' TemporalDecoder or IResNet, in evaluation mode. Freezing twice does no harm.
-    Gradients of weights are right after a later requires_grad_(True); the saving is then gone.
+    Gradients of weights are right after a later requires_grad_(True); the saving is then gone. Before only some of them
+    train, call to(memory_format=torch.contiguous_format): with channels last, torch 2.11 crashes on the CPU where a
+    GroupNorm trains and its input does not.
     Raises ValueError for another kind of network, and for one that trains.
     """
     if not isinstance(network, (AnimatorUNet, TemporalDecoder, IResNet)):
@@ -101,15 +105,26 @@ class FrozenBlock(SpatioTemporalResBlock):
         if time_trains or operations.trains(x, self, recurse=True):
             return super().forward(x, temb, image_only_indicator)
         temb = None if temb is None else F.silu(temb)
-        space, time = self.spatial_res_block, self.temporal_res_block
-        h = self._branch(x, temb, space)  # first, when the least is in memory
-        skip = x if space.conv_shortcut is None else operations.conv(x, space.conv_shortcut)
-        y = operations.blend(skip, h, space.conv2.bias)
+        time = self.temporal_res_block
+        at_once = max(AT_ONCE // x.shape[2:].numel(), 1)
+        if at_once < len(x) and temb is None and _infers(x):  # the decoder: in space frames are apart
+            channels = self.spatial_res_block.out_channels
+            y = x.new_empty(len(x), *x.shape[2:], channels).movedim(-1, 1)
+            for part, into in zip(x.split(at_once), y.split(at_once)):
+                into.copy_(self._in_space(part))
+        else:
+            y = self._in_space(x, temb)
         y = y.unflatten(0, image_only_indicator.shape).transpose(1, 2)  # [B, C, F, H, W]
         mix, switched = self.time_mixer.mix_factor, self.time_mixer.switch_spatial_to_temporal_mix
         share = torch.sigmoid(mix if switched else -mix)  # 1 − α, [1]
         y = operations.blend(y, self._branch(y, temb, time), time.conv2.bias, share)
         return y.transpose(1, 2).flatten(0, 1)
+
+    def _in_space(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        block = self.spatial_res_block
+        h = self._branch(x, temb, block)
+        skip = x if block.conv_shortcut is None else operations.conv(x, block.conv_shortcut)
+        return operations.blend(skip, h, block.conv2.bias)
 
     @staticmethod
     def _branch(x: Tensor, temb: Tensor | None, block: nn.Module) -> Tensor:
@@ -173,41 +188,49 @@ class FrozenTransformer(TransformerSpatioTemporalModel):
 
     def forward(self, x: Tensor, encoder_hidden_states: Tensor, image_only_indicator: Tensor, return_dict: bool = True):
         """x: [B * F, C, h, w]; its class is that of diffusers, whose blocks ask for a tuple."""
-        if not _infers(x):
+        blocks = list(zip(self.transformer_blocks, self.temporal_transformer_blocks))
+        if not (_infers(x) and all(_is_usual(temporal_block) for _, temporal_block in blocks)):
             return super().forward(x, encoder_hidden_states, image_only_indicator, return_dict)
         batch, frames = image_only_indicator.shape
         rows = self.proj_in(operations.norm(x, self.norm).movedim(1, -1).flatten(1, 2))  # [B * F, h * w, C]
         number = self.time_proj(torch.arange(frames, device=x.device)).to(rows.dtype)
         number = self.time_pos_embed(number).repeat(batch, 1)[:, None]  # [B * F, 1, C]
         share = torch.sigmoid(self.time_mixer.mix_factor).to(rows.dtype)
-        for block, temporal_block in zip(self.transformer_blocks, self.temporal_transformer_blocks):
+        for block, temporal_block in blocks:
             rows = block(rows, encoder_hidden_states=encoder_hidden_states)
-            rows = torch.lerp(temporal_block(rows + number, frames, encoder_hidden_states[::frames]), rows, share)
+            rows = torch.lerp(_over_time(temporal_block, rows + number, encoder_hidden_states[::frames]), rows, share)
         rows = self.proj_out(rows).unflatten(1, x.shape[-2:]).movedim(-1, 1)
         return (operations.blend(x, rows),)
 
 
-class FrozenTemporalBlock(TemporalBasicTransformerBlock):
-    def forward(self, x: Tensor, num_frames: int, encoder_hidden_states: Tensor) -> Tensor:
-        """x: [B * F, S, C]. Context: [B, N, D] where no gradient is wanted, else one for each place, [B * S, N, D]."""
-        if not _infers(x):
-            return super().forward(x, num_frames, encoder_hidden_states)
-        x = self.ff_in(self.norm_in(x)).add_(x)
-        x = self._attend(self.norm1(x), num_frames).add_(x)
-        queries = x.unflatten(0, (-1, num_frames)).flatten(1, 2)  # [B, F * S, C]: all places see the same context
-        if encoder_hidden_states.shape[1] - self.attn2.processor.num_tokens > 1:  # else queries don't matter
-            queries = self.norm2(queries)
-        x = self.attn2(queries, encoder_hidden_states=encoder_hidden_states).reshape(x.shape).add(x)
-        return self.ff(self.norm3(x)).add_(x)
+def _is_usual(block: TemporalBasicTransformerBlock) -> bool:
+    """Whether a block is of the kind that _over_time computes."""
+    return (
+        isinstance(block.attn2.processor, ImageTokenAttnProcessor)
+        and type(block.attn1.processor) is AttnProcessor2_0
+        and block.is_res
+        and block._chunk_size is None
+    )
 
-    def _attend(self, x: Tensor, frames: int) -> Tensor:
-        """Every place to itself in the other frames: [B * F, S, C]."""
-        attn = self.attn1
-        parts = (project(x).unflatten(0, (-1, frames)) for project in (attn.to_q, attn.to_k, attn.to_v))
-        parts = (part.unflatten(-1, (attn.heads, -1)).permute(0, 2, 3, 1, 4) for part in parts)  # [B, S, heads, F, d]
-        z = torch.stack([F.scaled_dot_product_attention(*clip) for clip in zip(*parts)])
-        z = z.permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)
-        return attn.to_out[0](z)
+
+def _over_time(block: TemporalBasicTransformerBlock, x: Tensor, context: Tensor) -> Tensor:
+    """The block of x [B * F, S, C], which is used up, without gradients. context: [B, N, D], one for all places."""
+    frames = len(x) // len(context)
+    x = block.ff_in(block.norm_in(x)).add_(x)
+    x = _attend_over_time(block.attn1, block.norm1(x), frames).add_(x)
+    queries = x.unflatten(0, (-1, frames)).flatten(1, 2)  # [B, F * S, C]
+    if context.shape[1] - block.attn2.processor.num_tokens > 1:  # else queries don't matter
+        queries = block.norm2(queries)
+    x = block.attn2(queries, encoder_hidden_states=context).reshape(x.shape).add(x)
+    return block.ff(block.norm3(x)).add_(x)
+
+
+def _attend_over_time(attn: Attention, x: Tensor, frames: int) -> Tensor:
+    """Every place to itself in the other frames of its clip: [B * F, S, C]."""
+    parts = (project(x).unflatten(0, (-1, frames)) for project in (attn.to_q, attn.to_k, attn.to_v))
+    parts = (part.unflatten(-1, (attn.heads, -1)).permute(0, 2, 3, 1, 4) for part in parts)  # [B, S, heads, F, d]
+    z = torch.stack([F.scaled_dot_product_attention(*clip) for clip in zip(*parts)])
+    return attn.to_out[0](z.permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1))
 
 
 _FROZEN = {
@@ -219,5 +242,4 @@ _FROZEN = {
     GEGLU: FrozenGEGLU,
     SpatioTemporalResBlock: FrozenBlock,
     TransformerSpatioTemporalModel: FrozenTransformer,
-    TemporalBasicTransformerBlock: FrozenTemporalBlock,
 }

@@ -2,7 +2,7 @@
 
 A GroupNorm with SiLU is two passes over its input instead of five, and none of them copies it to channels-first, as
 torch's own does. They compute in float32 whatever the precision of their input. Compiled by Triton at their first call,
-which takes about a second each; `usable` says whether Triton can do that here.
+which takes a few seconds in all; `usable` says whether Triton can do that here.
 """
 
 from __future__ import annotations
@@ -15,26 +15,37 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
-    from triton.runtime.errors import TritonError
 except ImportError:  # not on macOS, and on Windows only where its own build of Triton was installed
     triton = None
 
 _ROWS, _CHANNELS = 64, 64  # of a tile
 _PROGRAMS = 4096  # enough to fill a card
-_SIZES = ("places", "run", "span", "splits")  # a kernel serves them all
+_SIZES = ("places", "run", "span", "splits")  # not specialised: else each size would compile a kernel of its own
+
+
+def usable(device: torch.device) -> bool:
+    """Whether the kernels run on this device: torch's current NVIDIA GPU, for which Triton can compile."""
+    if triton is None or device.type != "cuda" or torch.version.hip is not None:
+        return False
+    current = torch.cuda.current_device()  # on which Triton launches
+    return device.index in (None, current) and not why_not(current)
 
 
 @functools.cache
-def usable(device: torch.device) -> bool:
-    """Whether the kernels run on this device: an NVIDIA GPU, and Triton can compile for it."""
-    if triton is None or device.type != "cuda" or torch.version.hip is not None:
-        return False
+def why_not(index: int) -> str:
+    """What keeps Triton from compiling for this NVIDIA GPU; empty where it can. Raises torch.OutOfMemoryError."""
     try:
-        x = torch.zeros(1, 32, 1, 1, device=device)
+        x = torch.ones(1, 32, 1, 1, device=f"cuda:{index}", dtype=torch.float16)
         one, zero = x.new_ones(32), x.new_zeros(32)
-        return bool(norm_silu(x, one, zero, 32, 1e-5)[0].isfinite().all())
-    except (TritonError, RuntimeError, OSError, ImportError):  # no C compiler, no Python headers, too old a card
-        return False
+        _, mean, variance = norm_silu(x, one, zero, 32, 1e-5)
+        norm_silu_backward(x, x, None, one, zero, mean, variance, 1e-5)
+        geglu(x.view(1, 32))
+        torch.cuda.synchronize(index)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # no C compiler, no Python headers, too old a card: each has an error of its own
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return ""
 
 
 def rows(x: Tensor) -> Tensor:
