@@ -15,8 +15,8 @@ from .models import kernels
 from .vae import WIDTH, cell_size, width_of
 
 CHUNK = 8  # frames decoded at once where they fit
-# What Stable Video Diffusion's decoder takes with gradients for every pixel that is decoded at once, in half precision,
-# by tests/benchmarks/2026-11-23-v1-speed.md: with fused kernels, and without them.
+# What Stable Video Diffusion's decoder takes with gradients for every pixel that is decoded at once, in half precision:
+# tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
 HJB_BYTES, PLAIN_HJB_BYTES = 7_250, 9_400
 SPARE_BYTES = 1 << 29  # of what is free, for workspaces and gaps
 

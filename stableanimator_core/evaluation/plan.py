@@ -12,17 +12,18 @@ from ..face import FaceBoxes
 from ..face_windows import CHUNK as FACES
 from ..face_windows import fitting_chunk, hjb_bytes, largest_window
 from ..hjb import HJBConfig, StepSettings
+from ..models import kernels
 from ..pipeline import SamplingConfig
 from ..vae import CHUNK, LEAST_TILE, WIDTH, cell_size, width_of
 from ..weights import V1_CONFIG, Models
 from ..weights.networks import build_models
 
 GIB = 1 << 30
-# What Stable Video Diffusion's networks take in half precision, beside their weights, for every pixel of the picture.
-# Reckoned from the tensors that live at once, not measured; the same reckoning gives 20,400 for decoding with
-# gradients, for which tests/benchmarks/2026-11-22-v1-full-size.md measured 21,500 (HJB_BYTES).
-UNET_BYTES, UNET_WIDTH = 300, 320 + 640 / 4 + 1280 / 16 + 1280 / 64  # a frame of one window and one half of guidance
-DECODE_BYTES = 2_050  # a frame decoded at once
+# What Stable Video Diffusion's networks take in half precision, beside their weights, for every pixel of the picture:
+# tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
+UNET_BYTES, PLAIN_UNET_BYTES = 255, 300  # a frame of one window and one half of guidance
+UNET_WIDTH = 320 + 640 / 4 + 1280 / 16 + 1280 / 64
+DECODE_BYTES, PLAIN_DECODE_BYTES = 1_800, 2_350  # a frame decoded at once
 SPARE_GIB = 1.0  # of a card, for everything else
 USUAL_FACE = 0.4  # of the picture's shorter side: the drawn performer of that record
 USUAL_FRAMES = 16
@@ -82,7 +83,9 @@ def plan_memory(
 
     frames = USUAL_FRAMES if faces is None else len(faces.found)
     halves = 1 if settings.guidance == (1, 1) else 2
-    unet = UNET_BYTES * _share(models.unet, UNET_WIDTH, models.unet.dtype) * min(frames, settings.context_window)
+    fused = kernels.usable(models.device)
+    unet = (UNET_BYTES if fused else PLAIN_UNET_BYTES) * _share(models.unet, UNET_WIDTH, models.unet.dtype)
+    unet *= min(frames, settings.context_window)
     together = halves * unet * pixels <= rest
 
     chunk, window, taken = hjb.chunk or FACES, None, 0.0
@@ -93,7 +96,8 @@ def plan_memory(
         window = largest_window(faces, size, cell, chunk=chunk, margin=hjb.around)
         taken = hjb_bytes(vae, window)
 
-    frame = DECODE_BYTES * _share(vae, WIDTH, vae.decoder.conv_in.weight.dtype) * pixels
+    frame = (DECODE_BYTES if fused else PLAIN_DECODE_BYTES) * pixels
+    frame *= _share(vae, WIDTH, vae.decoder.conv_in.weight.dtype)
     longer = max(settings.width, settings.height) // cell_size(vae)
     at_once, tile, part = _fit_decoding(frame, longer, min(CHUNK, frames), rest)
     return MemoryPlan(

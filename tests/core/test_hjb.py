@@ -10,7 +10,7 @@ from stableanimator_core.errors import FaceError, InputError
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.face.sharpness import sharpness
 from stableanimator_core.face_windows import (
-    HJB_BYTES,
+    PLAIN_HJB_BYTES,
     face_mask,
     find_face_cells,
     fitting_chunk,
@@ -665,9 +665,9 @@ def test_memory_follows_channels_precision_and_area(vae):
     (window,) = place_windows(BOXES, (SIZE, SIZE), CELL, chunk=4, margin=2)
     assert window.shape == (4, 9, 10)
     pixels, width = 4 * 9 * 10 * 16, 32 * (1 + 1 / 4 + 1 / 16)
-    assert hjb_bytes(vae, window) == pytest.approx(pixels * HJB_BYTES * 2 * width / 232)
+    assert hjb_bytes(vae, window) == pytest.approx(pixels * PLAIN_HJB_BYTES * 2 * width / 232)
     try:
-        assert hjb_bytes(vae.bfloat16(), window) == pytest.approx(pixels * HJB_BYTES * width / 232)
+        assert hjb_bytes(vae.bfloat16(), window) == pytest.approx(pixels * PLAIN_HJB_BYTES * width / 232)
     finally:
         vae.float()
     assert hjb_bytes(vae, None) == 0
