@@ -108,6 +108,8 @@ def check_installation(places: Places | None) -> Installation:
     findings += check_variants(ONNXRUNTIME, "onnxruntime", lambda _: "onnxruntime-gpu" if gpu else "onnxruntime")
     findings += on_device
     findings += check_imports(missing, torch=device["torch"] is not None)
+    if gpu and not any(finding.level == "problem" for finding in findings):
+        findings += check_speed()
     findings += check_encoder()
     if device["torch"] is not None and any(map(_is_installed, ONNXRUNTIME)):
         findings += check_onnxruntime()
@@ -211,6 +213,27 @@ def check_device() -> tuple[dict, list[Finding]]:
         what = f"this machine has an NVIDIA driver, but torch {torch.__version__} {what}"
         findings.append(Finding("problem", what, fix))
     return {"name": "mps" if torch.backends.mps.is_available() else "cpu", "torch": torch.__version__}, findings
+
+
+def check_speed() -> list[Finding]:
+    """What keeps an NVIDIA GPU from going as fast as it could."""
+    import torch
+
+    from .models import kernels
+
+    if torch.version.hip is not None:
+        return []
+    findings = []
+    why = "Triton is not installed" if kernels.triton is None else kernels.why_not(torch.cuda.current_device())
+    if why:
+        fix = f"{PIP} install {'triton-windows' if sys.platform == 'win32' else 'triton'}"
+        if kernels.triton is not None:
+            fix = "install a C compiler and Python's headers (python3-dev), from which Triton builds"
+        findings.append(Finding("note", f"the GPU goes without fused kernels, at half the speed ({why})", fix))
+    if torch.cuda.get_allocator_backend() != "native":
+        what = "the GPU goes without CUDA graphs, since torch allocates by cudaMallocAsync: HJB takes twice as long"
+        findings.append(Finding("note", what, "start ComfyUI with --disable-cuda-malloc"))
+    return findings
 
 
 def check_encoder() -> list[Finding]:

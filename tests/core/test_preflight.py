@@ -157,6 +157,27 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch):
         assert message in only(preflight.check_device()[1]).what
 
 
+def test_what_keeps_a_gpu_slow(monkeypatch):
+    import torch
+
+    from stableanimator_core.models import kernels
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    monkeypatch.setattr(kernels, "triton", object())
+    monkeypatch.setattr(kernels, "why_not", lambda index: "")
+    assert preflight.check_speed() == []
+    monkeypatch.setattr(kernels, "why_not", lambda index: "no C compiler")
+    slow = only(preflight.check_speed())
+    assert slow.what.endswith("at half the speed (no C compiler)") and "python3-dev" in slow.fix
+    monkeypatch.setattr(kernels, "triton", None)
+    for system, package in (("linux", "triton"), ("win32", "triton-windows")):
+        monkeypatch.setattr(preflight.sys, "platform", system)
+        assert only(preflight.check_speed()).fix.endswith(f" install {package}")
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    assert [finding.fix for finding in preflight.check_speed()][1] == "start ComfyUI with --disable-cuda-malloc"
+
+
 def test_pyav_without_an_encoder(monkeypatch):
     import av
 
