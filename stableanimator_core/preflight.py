@@ -229,9 +229,9 @@ def check_speed() -> list[Finding]:
         fix = f"{PIP} install {'triton-windows' if sys.platform == 'win32' else 'triton'}"
         if kernels.triton is not None:
             fix = "install a C compiler and Python's headers (python3-dev), from which Triton builds"
-        findings.append(Finding("note", f"the GPU goes without fused kernels, at half the speed ({why})", fix))
+        findings.append(Finding("note", f"the GPU goes without fused kernels, at about half the speed ({why})", fix))
     if torch.cuda.get_allocator_backend() != "native":
-        what = "the GPU goes without CUDA graphs, since torch allocates by cudaMallocAsync: HJB takes twice as long"
+        what = "the GPU goes without CUDA graphs, since torch allocates by cudaMallocAsync: a fast one waits for Python"
         findings.append(Finding("note", what, "start ComfyUI with --disable-cuda-malloc"))
     return findings
 

@@ -169,7 +169,7 @@ def test_what_keeps_a_gpu_slow(monkeypatch):
     assert preflight.check_speed() == []
     monkeypatch.setattr(kernels, "why_not", lambda index: "no C compiler")
     slow = only(preflight.check_speed())
-    assert slow.what.endswith("at half the speed (no C compiler)") and "python3-dev" in slow.fix
+    assert slow.what.endswith("at about half the speed (no C compiler)") and "python3-dev" in slow.fix
     monkeypatch.setattr(kernels, "triton", None)
     for system, package in (("linux", "triton"), ("win32", "triton-windows")):
         monkeypatch.setattr(preflight.sys, "platform", system)
