@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.errors import FaceError
 from ..stableanimator_core.evaluation.identity import (
     describe_identity,
@@ -15,15 +17,19 @@ from ..stableanimator_core.evaluation.identity import (
     score_video,
 )
 from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.keypoints import Poses
 from ..stableanimator_core.pipeline import find_face
+from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.video.curves import stacked
 from .convert import image_to_pixels, pixels_to_image, to_poses
 from .errors import one_line_errors
 from .face import face_detector
 from .patchers import AnimatorModel
 from .progress import frame_progress
+from .upstream import above, links
 from .wire import CATEGORY, Face, Model, PoseKeypoint
 
+SAMPLER = "StableAnimatorSample"
 UNCONNECTED = object()  # of `face`; None comes from an Encode Face that found no usable face
 NO_FACE = "Encode Face found no usable face in its picture, and says why"
 
@@ -50,8 +56,8 @@ class StableAnimatorIdentityScore(io.ComfyNode):
                 ),
                 PoseKeypoint.Input(
                     "poses", optional=True,
-                    tooltip="Poses of the frames: where the faces are. Aligned poses for what Sample made of them. "
-                    "Without them the face detector looks for the largest face, which 'mini' cannot use.",
+                    tooltip="Poses of the frames: where the faces are. Aligned poses for what Sample made of them, in "
+                    "a draft, too. Without them the face detector looks for the largest face, which 'mini' cannot use.",
                 ),
                 PoseKeypoint.Input(
                     "reference_pose", optional=True,
@@ -78,7 +84,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
                 ),
                 io.String.Output("report", display_name="report", tooltip="The numbers in words."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,
         )  # fmt: skip
 
@@ -92,7 +98,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         if face is None:
             return _unscored(NO_FACE)
         video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
-        motion = None if poses is None else to_poses(poses, "poses")
+        motion, remarks = (None, []) if poses is None else _of_video(to_poses(poses, "poses"), video, cls.hidden)
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model.models.config)
         known = find_face(models, picture, pose, detector=detector) if face is UNCONNECTED else face
@@ -102,12 +108,27 @@ class StableAnimatorIdentityScore(io.ComfyNode):
             identity = score_video(models, video, faces, known, on_frames=done)
         except FaceError as error:
             return _unscored(str(error))
-        report = describe_identity(identity)
+        report = "\n".join([describe_identity(identity), *remarks])
         plot = draw_identity(identity, marked=worst_frames)
         sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
         pictures = (pixels_to_image(made[None]) for made in (plot, sheet))
         return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
+
+
+def _of_video(poses: Poses, video: np.ndarray, hidden: io.HiddenHolder) -> tuple[Poses, list[str]]:
+    """The poses of a video's frames, [F, H, W, 3]. Where Sample, above, made a draft of these very poses they are those
+    that it chose, with a remark that names them; else all, as they are."""
+    prompt, node = hidden.prompt, hidden.unique_id
+    behind = above(prompt, links(prompt, node).get("frames", ""))
+    sampled = next((each["inputs"] for each in behind if each["class_type"] == SAMPLER), {})
+    frames, height, width = video.shape[:3]
+    if not (sampled.get("draft") == frames < poses.frames and sampled["poses"] == prompt[node]["inputs"]["poses"]):
+        return poses, []
+    chosen = telling_frames(poses, frames)
+    covering = cover_poses(poses, cover(poses, width, height), width, height)  # the crop is the whole motion's, too
+    named = ", ".join(map(str, chosen))
+    return covering.picked(chosen), [f"a draft of frames {named} of 0 to {poses.frames - 1}, counted from 0 here"]
 
 
 def _unscored(why: str) -> io.NodeOutput:

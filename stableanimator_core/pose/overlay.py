@@ -133,13 +133,17 @@ def body_height(reference: Poses, min_score: float = 0.3) -> float:
 
 
 def residual_sentence(residual: np.ndarray, height: float) -> str:
-    """How far the joints [F] px stay from the reference's, in words. height: the reference body's, px, 0 if unknown."""
+    """How far the joints [F] px stay from the reference's, in words, and that this is no score.
+
+    height: the reference body's, px, 0 if unknown.
+    """
     known = residual[np.isfinite(residual)]
     if not len(known):
         return "no joint to compare with the reference's"
     share = f" ({100 * known.mean() / height:.1f} % of the body)" if height else ""
-    worst = f"; worst: frame {np.nanargmax(residual)}, {known.max():.1f} px" if len(residual) > 1 else ""
-    return f"joints are {known.mean():.1f} px{share} from the reference's on average{worst}"
+    most = f", most in frame {np.nanargmax(residual)} ({known.max():.1f} px)" if len(residual) > 1 else ""
+    distance = f"{known.mean():.1f} px{share} from the reference's on average{most}"
+    return f"joints are {distance}; this holds the pose, too: nearer is not better"
 
 
 def expected_sentence(error: float | None) -> tuple[str, ...]:

@@ -237,7 +237,10 @@ def test_200_large_frames_take_seconds(reference):
 
 def test_residual_is_told_in_words():
     assert residual_sentence(np.array([1.0, 2.0, np.nan]), 50.0) == (
-        "joints are 1.5 px (3.0 % of the body) from the reference's on average; worst: frame 1, 2.0 px"
+        "joints are 1.5 px (3.0 % of the body) from the reference's on average, most in frame 1 (2.0 px); "
+        "this holds the pose, too: nearer is not better"
     )
-    assert residual_sentence(np.array([1.0]), 0.0) == "joints are 1.0 px from the reference's on average"
+    assert residual_sentence(np.array([1.0]), 0.0) == (
+        "joints are 1.0 px from the reference's on average; this holds the pose, too: nearer is not better"
+    )
     assert residual_sentence(np.full(2, np.nan), 50.0) == "no joint to compare with the reference's"

@@ -103,7 +103,7 @@ def test_align_poses_shows_what_it_did(server):
     assert preview.parent == server.base / "temp"
     assert (read_image(preview) == WORST).all(-1).any(), "the worst frame is marked"
     (text,) = run.outputs["align"]["text"]
-    assert text in run.notes and "px (" in text and "% of the body) from the reference's on average; worst" in text
+    assert text in run.notes and "px (" in text and "% of the body) from the reference's on average, most in" in text
     blue = (np.array(picture()[2, 2]) * DIMMED).astype(int)
     assert abs(overlay[0][2, 2].astype(int) - blue).max() <= 1, "the picture lies below"
 

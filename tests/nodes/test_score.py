@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from material import CANVAS, literal, standing
+from material import prompt as whole_run
 
+from stableanimator_core.conditioning import cover, cover_poses
+from stableanimator_core.keypoints import Poses
+from stableanimator_core.pose.telling import telling_frames
 from stableanimator_core.video import read_image
 
 
@@ -99,3 +104,53 @@ def test_what_is_missing_is_one_line(server, given, message):
 def test_poses_on_another_canvas_fit(server):
     run = server.run(prompt(poses=literal(standing(2, sway=0.0).resized(2 * CANVAS, 2 * CANVAS))))
     assert float(run.outputs["text"]["text"][0]) == pytest.approx(1.0, abs=1e-3)
+
+
+def aside(frames: int) -> Poses:
+    """Somebody who sways beside the middle: a narrow video's crop follows the face."""
+    return standing(frames, sway=24.0).transformed(lambda points: points + np.array([20.0, 0.0]))
+
+
+def drafted(frames: int = 9, draft: int = 3, **given) -> tuple[dict, list[int]]:
+    """A draft's score with the motion's poses, and with those of its frames alone; the frames that are made."""
+    motion = aside(frames)
+    nodes = whole_run(frames, model="mini", driving=motion, steps=1, seed=420, draft=draft, **given)
+    nodes["align"]["inputs"]["method"] = "none"
+    chosen = telling_frames(motion, draft)
+    scored = prompt(frames=["decode", 0], poses=["align", 0])["score"]
+    alone = {"class_type": scored["class_type"], "inputs": scored["inputs"] | {"poses": literal(motion.picked(chosen))}}
+    return nodes | {"score": scored, "alone": alone}, chosen
+
+
+def test_poses_of_the_whole_motion_serve_for_a_draft_of_them(server):
+    nodes, chosen = drafted()
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    (report,), (alone,) = run.outputs["score"]["text"], run.outputs["alone"]["text"]
+    named = ", ".join(map(str, chosen))
+    assert report == f"{alone}\na draft of frames {named} of 0 to 8, counted from 0 here"
+
+
+def test_a_draft_is_cropped_as_the_whole_motion(server):
+    nodes, chosen = drafted(width=96, height=192)
+    motion = aside(9)
+    placed = cover_poses(motion, cover(motion, 96, 192), 96, 192)
+    nodes["alone"]["inputs"]["poses"] = literal(placed.picked(chosen))
+    run = server.run(nodes)
+    assert run.succeeded, run.error
+    assert run.outputs["score"]["text"][0].startswith(run.outputs["alone"]["text"][0])
+
+
+@pytest.mark.parametrize("why", ["other poses", "fewer frames"])
+def test_poses_that_the_draft_was_not_made_of_are_refused(server, why):
+    nodes, _ = drafted()
+    if why == "other poses":
+        nodes["score"]["inputs"]["poses"] = literal(aside(9))
+    else:
+        nodes["part"] = {
+            "class_type": "ImageFromBatch", "inputs": {"image": ["decode", 0], "batch_index": 0, "length": 2},
+        }  # fmt: skip
+        nodes["score"]["inputs"]["frames"] = ["part", 0]
+    del nodes["alone"]
+    error = server.run(nodes).error
+    assert error["exception_message"].startswith("poses: 9 frames, the video has ")
