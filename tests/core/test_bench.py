@@ -81,6 +81,15 @@ def test_a_face_as_wide_as_asked(capsys, tiny_model):
     assert small["hjb_window"][0] == 2 and small["hjb_window"][1] < large["hjb_window"][1]
 
 
+@pytest.mark.parametrize("px", [200, 4096])
+def test_a_face_that_leaves_the_picture(capsys, tiny_model, px):
+    argv = ["bench", "--model", str(tiny_model), "--device", "cpu", "--frames", "2", "--face", str(px)]
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert f"bench: a face {px} px wide leaves a picture of 64x64; give fewer px" in err
+    assert not out and err.count("\n") == 1
+
+
 def test_hjb_off(capsys, tiny_model):
     result = run(capsys, "--model", tiny_model, "--frames", 2, "--repeats", 1, "--hjb-iterations", 0)
     assert result["hjb_iteration_s"] is None and result["hjb_extra_peak_gib"] is None

@@ -179,6 +179,39 @@ def test_where_both_halves_do_not_fit_they_are_run_apart_from_then_on():
         assert pose.equal(cond.pose_features[windows[0]] * number)
 
 
+class Held:
+    """Graphs that hold memory until they are closed; closed: how often somebody asked for it."""
+
+    def __init__(self):
+        self.works, self.closed = True, 0
+
+    def run(self, key, work, *inputs):
+        return work(*inputs)
+
+    def close(self):
+        had, self.works = self.works, False
+        self.closed += had
+        return had
+
+
+@pytest.mark.parametrize("enough", [True, False], ids=["that helps", "that does not help"])
+def test_graphs_are_closed_before_the_halves_are_run_apart(enough):
+    cond, x, guidance, windows = conditioning(9), noise(9), torch.linspace(1, 3, 9), context_windows(9, 4, 2)
+    graphs, sizes, notes = Held(), [], []
+
+    def short(sample, *others, **more):
+        sizes.append(len(sample))
+        if len(sample) > 1 and (graphs.works or not enough):
+            raise torch.OutOfMemoryError("no room")
+        return FakeUNet(of_each_frame)(sample, *others, **more)
+
+    denoise = make_denoiser(short, cond, guidance, windows, on_note=notes.append, graphs=graphs)
+    whole = make_denoiser(FakeUNet(of_each_frame), cond, guidance, windows)
+    torch.testing.assert_close(denoise(x, SIGMA), whole(x, SIGMA), rtol=0, atol=1e-6)
+    assert sizes == [2] + ([2] * len(windows) if enough else [2] + [1] * 2 * len(windows))
+    assert notes == ([] if enough else [HALVES_APART]) and graphs.closed == 1
+
+
 def test_no_room_for_one_half_is_an_error():
     def no_room(*inputs):
         raise torch.OutOfMemoryError("no room")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
-from stableanimator_core.models import AnimatorUNet, IResNet, PoseNet, frozen, operations
+from stableanimator_core.models import AnimatorUNet, IResNet, PoseNet, frozen, kernels, operations
 from stableanimator_core.models.frozen import FrozenConv2d, FrozenTimeConv, freeze
 from stableanimator_core.weights import build_models, config_of, load_models, random_models, save_models
 
@@ -245,6 +245,95 @@ def test_one_layer_of_the_unet_that_trains(plain_unet, unet, layer):
 def test_unet_keeps_its_state_dict(plain_unet, unet):
     before, after = plain_unet.state_dict(), unet.state_dict()
     assert list(after) == list(before) and all(after[key].equal(before[key]) for key in before)
+
+
+# --- through the fused kernels --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The kernels in use, run by Triton's interpreter on the CPU; names of those that were called."""
+    if kernels.triton is None or torch.cuda.is_available():
+        pytest.skip("Triton's interpreter isn't on: tests/gpu compares the kernels")
+    names = set()
+
+    def noted(name: str, kernel: Callable, *given, **how):
+        names.add(name)
+        return kernel(*given, **how)
+
+    for name in ("norm_silu", "norm_silu_backward", "blend", "geglu", "affine", "batch_norm", "layer_norm"):
+        monkeypatch.setattr(kernels, name, functools.partial(noted, name, getattr(kernels, name)))
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    return names
+
+
+def agree(found: tuple[Tensor, ...], true: tuple[Tensor, ...]) -> bool:
+    return max(distance(*pair) for pair in zip(found, true)) < 1e-5
+
+
+def pair_of(network: nn.Module, part: str | None = None) -> tuple[nn.Module, nn.Module]:
+    """The plain network in float64 and the frozen one in float32. Few groups: the interpreter takes 10 ms for each."""
+    plain = randomized(network)
+    for module in plain.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = 4
+    frugal = copy.deepcopy(plain).float()
+    freeze(getattr(frugal, part) if part else frugal)
+    return plain, frugal
+
+
+def test_decoder_through_the_kernels(called):
+    """With gradients and without, which takes other ways."""
+    torch.manual_seed(0)
+    plain, vae = pair_of(
+        AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(32, 64), layers_per_block=1
+        ),
+        "decoder",
+    )
+    z = latents(2, 3, 2)
+    true = value_and_gradient(lambda x: decode(plain, x), z)
+    assert agree(value_and_gradient(lambda x: decode(vae, x), z.float()), true)
+    assert called == {"norm_silu", "norm_silu_backward", "blend"}
+    with torch.inference_mode():
+        assert agree((decode(vae, z.float()),), true)
+
+
+def test_embedder_through_the_kernels(plain_embedder, embedder, called):
+    true = value_and_gradient(plain_embedder, faces(2))
+    assert agree(value_and_gradient(embedder.float(), faces(2).float()), true)
+    assert "batch_norm" in called
+    with torch.inference_mode():
+        assert agree((embedder(faces(2).float()),), true)
+
+
+@pytest.mark.parametrize("tokens, own", [(1, {"affine"}), (3, set())])
+def test_unet_through_the_kernels(called, monkeypatch, tokens, own):
+    torch.manual_seed(0)
+    plain, unet = pair_of(
+        AnimatorUNet(
+            down_block_types=("CrossAttnDownBlockSpatioTemporal",), up_block_types=("CrossAttnUpBlockSpatioTemporal",),
+            block_out_channels=(32,), num_attention_heads=(2,), cross_attention_dim=16, layers_per_block=1,
+            addition_time_embed_dim=8, projection_class_embeddings_input_dim=24,
+        )
+    )  # fmt: skip
+    how = {"tokens": tokens, "frames": 2, "id_scale": 0.4}
+    with torch.inference_mode():
+        found = predict(unet, **how)
+        monkeypatch.setattr(kernels, "usable", lambda device: False)  # the ID adapter of both asks for it
+        assert agree((found,), (predict(plain, **how),))
+    assert called == {"norm_silu", "blend", "geglu", "layer_norm"} | own
+
+
+def test_rows_that_lie_apart_are_not_given_to_the_kernel(called):
+    norm = randomized(nn.LayerNorm(6)).float()
+    norm.__class__ = frozen.FrozenLayerNorm
+    x = latents(2, 6, 3).float().mT
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), nn.LayerNorm.forward(norm, x))
+        assert not called
+        norm(x.contiguous())
+    assert called == {"layer_norm"}
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

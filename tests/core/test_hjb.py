@@ -678,6 +678,110 @@ def test_the_chunk_belongs_to_what_a_step_does():
     assert HJBConfig(chunk=4).at(0, 5) == StepSettings(10, 0.1, 2, "face", 4, None) != HJBConfig(chunk=8).at(0, 5)
 
 
+class Held:
+    """Graphs that hold memory until they are closed: with them the decoder may take `most` frames, else all."""
+
+    def __init__(self, vae, monkeypatch, *, most, after):
+        self.works, self.taken, self.most, self.after = True, [], most, after
+        self.decode = vae.decode
+        monkeypatch.setattr(vae, "decode", self.limited)
+
+    def limited(self, latents, num_frames):
+        self.taken.append(num_frames)
+        if num_frames > (self.most if self.works else self.after):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.decode(latents, num_frames=num_frames)
+
+    def run(self, key, work, *inputs):
+        return work(*inputs)
+
+    def close(self):
+        had, self.works = self.works, False
+        return had
+
+
+@pytest.mark.parametrize("after, taken, smaller", [(4, [4, 4, 4], []), (2, [4, 4, 2, 2, 2, 2], [2])])
+def test_graphs_are_closed_before_the_chunk_halves(vae, embed, x0, target, monkeypatch, after, taken, smaller):
+    expected = refine(vae, embed, target, BOXES, x0, chunk=after, iterations=2)
+    graphs, told = Held(vae, monkeypatch, most=3, after=after), []
+    config = HJBConfig(iterations=2)
+    again = make_face_refiner(vae, embed, target, BOXES, config, STEPS, on_smaller=told.append, graphs=graphs)
+    assert again(x0, 0).equal(expected)
+    assert (graphs.taken, told) == (taken, smaller) and not graphs.works
+
+
+def test_a_look_at_the_faces_closes_graphs_too(vae, embed, x0, target, monkeypatch):
+    graphs, told = Held(vae, monkeypatch, most=0, after=4), []
+    config = HJBConfig(first_step=5, last_step=5)
+    make_face_refiner(
+        vae, embed, target, BOXES, config, STEPS, on_identity=lambda like: None, on_smaller=told.append, measure=True,
+        graphs=graphs,
+    )(x0, 0)  # fmt: skip
+    assert (graphs.taken, told) == ([4, 4], [])
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+class Replayed:
+    """Graphs that do what was first given under a key and shapes, with the inputs of now. keys: of every call."""
+
+    def __init__(self):
+        self.works, self.keys, self.inputs = {}, [], []
+
+    def run(self, key, work, *inputs):
+        self.keys.append((key, tuple(tensor.shape for tensor in inputs)))
+        self.inputs.append([tensor.clone() for tensor in inputs])
+        return self.works.setdefault(self.keys[-1], work)(*inputs)
+
+    def close(self):
+        return False
+
+
+def alike_windows(faces):
+    """Two frames each, in the same cells."""
+    whole = (slice(0, SIZE), slice(0, SIZE))
+    windows = place_windows(faces, (SIZE, SIZE), CELL, chunk=2, margin=None)
+    assert [window.cells for window in windows] == [whole, whole]
+    return windows
+
+
+def test_a_graph_is_given_the_templates_of_each_window(vae, embed, x0, target):
+    """Windows of one shape share a graph, though their faces lean otherwise; what the first read may be gone."""
+    windows, graphs = alike_windows(turned_faces()), Replayed()
+    for latents in (x0, x0 + 0.1):
+        true = face_gradient(latents, windows, vae, embed, target)
+        fresh = [window._replace(faces=FaceBoxes(*(part.clone() for part in window.faces))) for window in windows]
+        look, gradient = face_gradient(latents, fresh, vae, embed, target, graphs=graphs)
+        torch.testing.assert_close((look.csim, look.faces, gradient), (true[0].csim, true[0].faces, true[1]))
+        for window in fresh:
+            window.faces.templates.fill_(float("nan"))
+    assert len(set(graphs.keys)) == 1 and len(graphs.keys) == 4
+    for window, (latents, goal, templates) in zip(windows, graphs.inputs):
+        assert latents.equal(x0[window.frames]) and goal.equal(target) and templates.equal(window.faces.templates)
+
+
+def test_graphs_of_upright_faces_know_where_they_are(vae, embed, x0, target):
+    """Their crops are slices, which a graph cannot move: windows share one if their boxes are the same."""
+    graphs, windows = Replayed(), alike_windows(BOXES)
+    for latents in (x0, x0 + 0.1):
+        true = face_gradient(latents, windows, vae, embed, target)
+        look, gradient = face_gradient(latents, windows, vae, embed, target, graphs=graphs)
+        torch.testing.assert_close((look.csim, gradient), (true[0].csim, true[1]))
+    assert len(set(graphs.keys)) == 2 and len(graphs.keys) == 4
+    assert all(len(inputs) == 2 for inputs in graphs.inputs)
+
+
+@pytest.mark.parametrize("count, more", [(2, {"scale": 32.0}), (2, {"show": False}), (1, {})])
+def test_graphs_of_other_work_are_others(vae, embed, x0, target, count, more):
+    """The loss is a mean over all windows' faces: with fewer windows each has a larger share."""
+    graphs, all_windows = Replayed(), alike_windows(turned_faces())
+    for windows, how in ((all_windows, {}), (all_windows[:count], more)):
+        true = face_gradient(x0, windows, vae, embed, target, **how)[1]
+        torch.testing.assert_close(face_gradient(x0, windows, vae, embed, target, graphs=graphs, **how)[1], true)
+    assert len(set(graphs.keys)) == 2
+
+
 def test_stepping_down_is_told_with_what_to_do():
     assert smaller_note(4).endswith("comes out slightly different, unless chunk is set to 4 there")
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
+from stableanimator_core.models import kernels
 from stableanimator_core.models.id_adapter import (
     IDAdapterAttnProcessor,
     ImageTokenAttnProcessor,
     _attend,
+    add_aligned,
     align_distribution,
 )
 
@@ -26,6 +28,23 @@ def test_statistics_of_a_row_that_stands_for_all_tokens(tokens):
     z_face, row = queries(3, tokens, 8), queries(3, 1, 8) + 2
     whole = align_distribution(z_face, row.expand(3, tokens, 8).contiguous())
     torch.testing.assert_close(align_distribution(z_face, row), whole, rtol=0, atol=2e-6)  # float32
+
+
+@pytest.mark.skipif(kernels.triton is None or torch.cuda.is_available(), reason="Triton's interpreter isn't on")
+@pytest.mark.parametrize("tokens", [2, 70])
+@pytest.mark.parametrize("scale", [0.4, torch.tensor([0.0, 1.0, 2.5])[:, None, None]], ids=["number", "frames"])
+def test_kernels_add_the_face_as_torch_does(monkeypatch, tokens, scale):
+    """Also to the few values of a small picture, of which one less is counted, and to rows that lie apart."""
+    z_face, z_img = queries(3, 3, tokens).mT.float() + 5, queries(3, 1, 3).float() * 2 + 3
+    true = z_img + scale * align_distribution(z_face, z_img)
+    called, affine = [], kernels.affine
+    monkeypatch.setattr(kernels, "usable", lambda device: True)
+    monkeypatch.setattr(kernels, "affine", lambda *given: called.append(1) or affine(*given))
+    with torch.no_grad():
+        torch.testing.assert_close(add_aligned(z_img, z_face, scale), true, rtol=1e-5, atol=1e-5)
+    assert called
+    torch.testing.assert_close(add_aligned(z_img, z_face.requires_grad_(), scale), true)
+    assert len(called) == 1, "the kernel has no gradient"
 
 
 @pytest.mark.parametrize("scale", [0, 1.0])

@@ -12,7 +12,7 @@ from stableanimator_core.models import kernels
 pytestmark = pytest.mark.skipif(kernels.triton is None, reason="Triton isn't installed: no fused kernels to test")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [((2, 40, 5, 7), 4), ((3, 64, 9, 8), 32), ((1, 128, 4, 16, 17), 32), ((2, 96, 70), 3)]
+SHAPES = [((2, 40, 5, 7), 4), ((3, 64, 9, 8), 32), ((1, 128, 4, 16, 17), 32), ((2, 96, 70), 3), ((2, 64, 3, 9, 8), 32)]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -22,6 +22,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def last(*shape: int, seed: int = 0) -> Tensor:
     """[N, C, ...], channels last, far from 0."""
     return (3 * drawn(*shape, seed=seed) + 10).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def to_add(shape: tuple[int, ...], parts: int) -> Tensor | None:
+    """Nothing, one row everywhere, or one for each picture, as a network's time embedding is added."""
+    pictures = shape[0] * (shape[2] if len(shape) == 5 else 1)
+    return None if parts == 0 else drawn(1 if parts == 1 else pictures, shape[1], seed=2)
 
 
 def added(x: Tensor, add: Tensor | None) -> Tensor:
@@ -37,7 +43,7 @@ def added(x: Tensor, add: Tensor | None) -> Tensor:
 def test_norm(shape, groups, parts, silu):
     x, channels = last(*shape), shape[1]
     weight, bias = drawn(2, channels, seed=1)
-    add = drawn({1: 1, 2: 2 * shape[0]}[parts], channels, seed=2) if parts and (parts == 1 or len(shape) > 4) else None
+    add = to_add(shape, parts)
     y, mean, variance = kernels.norm_silu(x, weight, bias, groups, 1e-5, add=add, silu=silu)
     true = added(x, add).double()
     expected = F.group_norm(true, groups, weight.double(), bias.double(), 1e-5)
@@ -50,17 +56,33 @@ def test_norm(shape, groups, parts, silu):
 
 
 @pytest.mark.parametrize("shape, groups", SHAPES)
-@pytest.mark.parametrize("parts", [0, 1])
+@pytest.mark.parametrize("parts", [0, 1, 2])
 def test_gradient_of_norm(shape, groups, parts):
-    x, g, channels = last(*shape), last(*shape, seed=1), shape[1]
-    weight, bias = drawn(2, channels, seed=2)
-    add = drawn(1, channels, seed=3) if parts else None
+    x, g, add = last(*shape), last(*shape, seed=1), to_add(shape, parts)
+    weight, bias = drawn(2, shape[1], seed=3)
     true = added(x, add).double().requires_grad_()
     y = F.silu(F.group_norm(true, groups, weight.double(), bias.double(), 1e-5))
     (expected,) = torch.autograd.grad(y, true, g.double())
     _, mean, variance = kernels.norm_silu(x, weight, bias, groups, 1e-5, add=add)
     actual = kernels.norm_silu_backward(g, x, add, weight, bias, mean, variance, 1e-5)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norm_in_half_precision_is_rounded_at_its_end_alone(dtype):
+    """The interpreter cuts the digits of bfloat16 off, which errs by up to one of the last place."""
+    shape, groups = SHAPES[-1]
+    x, g, add = (part.to(dtype) for part in (last(*shape), last(*shape, seed=1), to_add(shape, 2)))
+    weight, bias = drawn(2, shape[1], seed=3).to(dtype)
+    true = added(x.double(), add.double()).requires_grad_()
+    expected = F.silu(F.group_norm(true, groups, weight.double(), bias.double(), 1e-5))
+    (slope,) = torch.autograd.grad(expected, true, g.double())
+    y, mean, variance = kernels.norm_silu(x, weight, bias, groups, 1e-5, add=add)
+    d = kernels.norm_silu_backward(g, x, add, weight, bias, mean, variance, 1e-5)
+    assert y.dtype == d.dtype == dtype and mean.dtype == variance.dtype == torch.float32
+    digit = torch.finfo(dtype).eps
+    for found, true in ((y, expected), (d, slope)):
+        torch.testing.assert_close(found.double(), true, rtol=1.01 * digit, atol=2e-5)
 
 
 def test_moments_of_many_splits_and_of_one_group():

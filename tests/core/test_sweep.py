@@ -12,7 +12,7 @@ import torch
 from stableanimator_core import cli
 from stableanimator_core.cli import sweep as sweep_command
 from stableanimator_core.errors import FaceError, InputError
-from stableanimator_core.hjb import CURVES, HJBConfig
+from stableanimator_core.hjb import CURVES, HJBConfig, fitted_note
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, sample
 from stableanimator_core.sweep import (
@@ -103,6 +103,23 @@ def test_a_model_without_a_judge(clip):
     (row,) = sweep_hjb(replace(models, face_judge=None), *rest, [BASE])
     assert row.csim_judge is None and row.identity == row.csim
     assert "judge" not in sweep_table([row])
+
+
+def test_the_chunk_that_fits_is_told_though_hjb_off_comes_first(clip, monkeypatch):
+    """Once, with that of the largest setting; all settings take it."""
+    told, taken = [], []
+    monkeypatch.setattr("stableanimator_core.hjb.free_bytes", lambda device: 0)
+
+    def noted(models, reference, poses, face, settings, hjb, **more):
+        taken.append((hjb.iterations, hjb.chunk))
+        return sample(models, reference, poses, face, settings, hjb, **more)
+
+    monkeypatch.setattr("stableanimator_core.sweep.sample", noted)
+    variants = sweep_variants(BASE, STEPS, [1, 2])
+    assert [variant.iterations for variant in variants] == [0, 1, 2]
+    sweep_hjb(*clip, variants, hooks=Hooks(on_note=told.append))
+    assert [note for note in told if "at once" in note] == [fitted_note(1)]
+    assert taken == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_nothing_to_compare(clip):

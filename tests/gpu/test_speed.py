@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from stableanimator_core.face import FaceBoxes
 from stableanimator_core.face_windows import place_windows
-from stableanimator_core.graphs import Graphs
+from stableanimator_core.graphs import OFF, Graphs
 from stableanimator_core.hjb import face_gradient
 from stableanimator_core.models import kernels
 from stableanimator_core.vae import cell_size, decode_latents
@@ -44,11 +46,24 @@ def latents() -> Tensor:
     return torch.randn(FRAMES, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-def gradient(models, graphs: Graphs | None, x0: Tensor) -> Tensor:
-    side = 8 * cell_size(models.vae)
-    boxes = FaceBoxes(torch.tensor([[side, side, 2 * side, 2 * side]] * FRAMES).float(), torch.ones(FRAMES).bool())
-    windows = place_windows(boxes, (SIDE, SIDE), cell_size(models.vae), chunk=4, margin=2)
-    target = torch.ones(models.face_embedder.embedding_dim, device=DEVICE)
+def upright(side: int) -> FaceBoxes:
+    """Squares of `side` px in every frame."""
+    return FaceBoxes(torch.tensor([[side, side, 2 * side, 2 * side]] * FRAMES).float(), torch.ones(FRAMES).bool())
+
+
+def turned(side: int) -> FaceBoxes:
+    """ArcFace's templates about `side` px wide, which lean otherwise in every frame."""
+    angle = torch.linspace(-0.6, 0.6, FRAMES)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2) * (side / 112)
+    place = 1.5 * side - turn @ torch.tensor([55.5, 55.5])
+    return FaceBoxes.of_templates(torch.cat([turn, place[..., None]], dim=-1), torch.ones(FRAMES).bool())
+
+
+def gradient(models, graphs: Graphs, x0: Tensor, kind: Callable[[int], FaceBoxes] = upright, **how) -> Tensor:
+    """How windows are placed; by default of four frames and of two."""
+    cell = cell_size(models.vae)
+    windows = place_windows(kind(8 * cell), (SIDE, SIDE), cell, **{"chunk": 4, "margin": 2} | how)
+    target = torch.ones(models.face_embedder.embedding_dim, device=x0.device)
     return face_gradient(x0, windows, models.vae, models.face_embedder, target, graphs=graphs)[1]
 
 
@@ -74,16 +89,9 @@ def test_numbers_are_those_of_the_cpu(models, with_kernels):
     pairs = []
     with torch.no_grad():
         pairs.append((decode_latents(models.vae, latents()), decode_latents(cpu.vae, latents().cpu())))
-    pairs.append((gradient(models, None, latents()), _on_cpu(cpu, latents())))
+    for kind in (upright, turned):
+        pairs.append((gradient(models, OFF, latents(), kind), gradient(cpu, OFF, latents().cpu(), kind)))
     assert max(off_by(*pair) for pair in pairs) < 1e-4
-
-
-def _on_cpu(cpu, x0: Tensor) -> Tensor:
-    side = 8 * cell_size(cpu.vae)
-    boxes = FaceBoxes(torch.tensor([[side, side, 2 * side, 2 * side]] * FRAMES).float(), torch.ones(FRAMES).bool())
-    windows = place_windows(boxes, (SIDE, SIDE), cell_size(cpu.vae), chunk=4, margin=2)
-    target = torch.ones(cpu.face_embedder.embedding_dim)
-    return face_gradient(x0.cpu(), windows, cpu.vae, cpu.face_embedder, target)[1]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -99,7 +107,7 @@ def test_graphs_replay_with_new_inputs(models):
     graphs = Graphs(DEVICE)
     for i in range(4):
         x0, noisy = latents() + i, sample() + i
-        assert off_by(gradient(models, graphs, x0), gradient(models, None, x0)) < 1e-5
+        assert off_by(gradient(models, graphs, x0), gradient(models, OFF, x0)) < 1e-5
         with torch.inference_mode():
             (v,) = graphs.run("UNet", lambda x: (predict(models, x),), noisy)
             assert off_by(v, predict(models, noisy)) < 1e-5
@@ -107,12 +115,39 @@ def test_graphs_replay_with_new_inputs(models):
     graphs.close()
 
 
+def test_windows_that_lean_otherwise_share_a_graph(models):
+    """It reads nothing that was freed: between replays all free memory is given back and taken by others."""
+    graphs, others = Graphs(DEVICE), []
+    how = {"kind": turned, "chunk": 2, "margin": None}  # three windows of whole frames
+    for i in range(4):
+        x0 = latents() + i
+        found = gradient(models, graphs, x0, **how)
+        assert off_by(found, gradient(models, OFF, x0, **how)) < 1e-5
+        torch.cuda.empty_cache()
+        others += [torch.full((n,), torch.nan, device=DEVICE) for n in (1, 12, 128, 512, 4096) for _ in range(50)]
+    assert len(graphs._recorded) == 1 and all(graphs._recorded.values())
+    assert all(tensor.isnan().all() for tensor in others), "a replay wrote where others are"
+    assert graphs.close()
+
+
 def test_what_cannot_be_recorded_is_run_as_it_is(caplog):
+    """And leaves the card fit for everything else, other graphs among it."""
     graphs = Graphs(DEVICE)
 
     def work(x: Tensor) -> tuple[Tensor]:
         return (x * float(x.sum()),)  # waits for the card
 
-    for n in range(4):
-        assert graphs.run("key", work, torch.full((2,), 1.0 + n, device=DEVICE))[0].tolist() == [2 * (1 + n) ** 2] * 2
+    def run_again(graphs: Graphs, work: Callable[..., tuple[Tensor]], factor: float) -> None:
+        for n in range(4):
+            (found,) = graphs.run("key", work, torch.full((2,), 1.0 + n, device=DEVICE))
+            assert found.tolist() == [factor * (1 + n) ** 2] * 2
+
+    run_again(graphs, work, 2)
+    assert caplog.text.count("CUDA graphs are off in this run") == 1
+    assert not graphs.works and not graphs.close()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.randn(1000, device=DEVICE).std() > 0.5
+    fresh = Graphs(DEVICE)
+    run_again(fresh, lambda x: (x * x,), 1)
+    assert all(fresh._recorded.values()) and fresh.close()
     assert caplog.text.count("CUDA graphs are off in this run") == 1
