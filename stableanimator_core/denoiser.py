@@ -42,8 +42,15 @@ def make_denoiser(
         (v,) = graphs.run("UNet", lambda *inputs: (unet(*inputs, id_scale=cond.id_scale),), *halves)
         return v.float()
 
+    def try_to_run(*halves: Tensor) -> Tensor | None:
+        """None when memory runs out, with the graphs' memory given back, too."""
+        v = attempt(lambda: run(*halves))
+        if v is None and graphs.close():
+            v = attempt(lambda: run(*halves))
+        return v
+
     def run_alone(*half: Tensor) -> Tensor:
-        v = attempt(lambda: run(*half))
+        v = try_to_run(*half)
         if v is None:
             frames, _, height, width = half[0].shape[1:]
             raise torch.OutOfMemoryError(
@@ -59,9 +66,7 @@ def make_denoiser(
         if batch == 1:
             return run_alone(*inputs)
         if together:
-            v = attempt(lambda: run(*inputs))
-            if v is None and graphs.close():
-                v = attempt(lambda: run(*inputs))
+            v = try_to_run(*inputs)
             if v is not None:
                 return v
             together = False

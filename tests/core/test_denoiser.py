@@ -265,3 +265,15 @@ def test_guidance_is_linear_over_the_frames():
     assert frame_guidance(1.0, 3.0, 5).tolist() == [1, 1.5, 2, 2.5, 3]
     assert frame_guidance(1.5, 1.5, 4).tolist() == [1.5] * 4
     assert frame_guidance(2.0, 3.0, 1).tolist() == [2]
+
+
+def test_graphs_are_closed_before_one_half_gives_up():
+    graphs = Held()
+
+    def short(sample, *others, **more):
+        if graphs.works:
+            raise torch.OutOfMemoryError("no room")
+        return FakeUNet(of_each_frame)(sample, *others, **more)
+
+    x0 = make_denoiser(short, conditioning(4), torch.ones(4), [[0, 1, 2, 3]], graphs=graphs)(noise(4), SIGMA)
+    assert x0.isfinite().all() and graphs.closed == 1
