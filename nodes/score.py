@@ -98,17 +98,19 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         if face is None:
             return _unscored(NO_FACE)
         video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
-        motion, remarks = (None, []) if poses is None else _of_video(to_poses(poses, "poses"), video, cls.hidden)
+        motion, chosen = (None, None) if poses is None else _of_video(to_poses(poses, "poses"), video, cls.hidden)
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model.models.config)
         known = find_face(models, picture, pose, detector=detector) if face is UNCONNECTED else face
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)
         try:
-            identity = score_video(models, video, faces, known, on_frames=done)
+            identity = score_video(models, video, faces, known, on_frames=done)._replace(chosen=chosen)
         except FaceError as error:
             return _unscored(str(error))
-        report = "\n".join([describe_identity(identity), *remarks])
+        report = describe_identity(identity)
+        if chosen is not None:
+            report += f"\na draft: {len(chosen)} frames, called by their numbers in the whole motion"
         plot = draw_identity(identity, marked=worst_frames)
         sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
@@ -116,19 +118,18 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
 
 
-def _of_video(poses: Poses, video: np.ndarray, hidden: io.HiddenHolder) -> tuple[Poses, list[str]]:
+def _of_video(poses: Poses, video: np.ndarray, hidden: io.HiddenHolder) -> tuple[Poses, tuple[int, ...] | None]:
     """The poses of a video's frames, [F, H, W, 3]. Where Sample, above, made a draft of these very poses they are those
-    that it chose, with a remark that names them; else all, as they are."""
+    that it chose, beside which these are; else all, as they are, and None."""
     prompt, node = hidden.prompt, hidden.unique_id
     behind = above(prompt, links(prompt, node).get("frames", ""))
     sampled = next((each["inputs"] for each in behind if each["class_type"] == SAMPLER), {})
     frames, height, width = video.shape[:3]
     if not (sampled.get("draft") == frames < poses.frames and sampled["poses"] == prompt[node]["inputs"]["poses"]):
-        return poses, []
+        return poses, None
     chosen = telling_frames(poses, frames)
     covering = cover_poses(poses, cover(poses, width, height), width, height)  # the crop is the whole motion's, too
-    named = ", ".join(map(str, chosen))
-    return covering.picked(chosen), [f"a draft of frames {named} of 0 to {poses.frames - 1}, counted from 0 here"]
+    return covering.picked(chosen), tuple(chosen)
 
 
 def _unscored(why: str) -> io.NodeOutput:

@@ -31,6 +31,11 @@ class Identity(NamedTuple):
     csim: np.ndarray  # [F], NaN where there is no face
     judge: str  # who says so, as in Judge
     model: str
+    chosen: tuple[int, ...] | None = None  # of a draft: which frames of the whole motion these are
+
+    def number(self, frame: int) -> int:
+        """What a frame is called: its place in the whole motion, from 0."""
+        return int(frame) if self.chosen is None else self.chosen[frame]
 
     @property
     def mean(self) -> float:
@@ -100,20 +105,20 @@ def locate_faces(
 
 
 def describe_identity(identity: Identity) -> str:
-    """The numbers in sentences, one a line."""
+    """The numbers in sentences, one a line. A few frames of a draft say nothing of drift."""
     scores, order, frames = identity.csim, identity.order, len(identity.csim)
     lines = [f"identity {identity.mean:.3f} on average over {len(order)} frame{'s' * (len(order) != 1)}"]
     if len(order) > 1:
         lines[0] += f", from {scores[order[0]]:.3f} to {scores[order[-1]]:.3f}"
-        lines.append("least alike: " + ", ".join(f"frame {f} ({scores[f]:.3f})" for f in order[:TOLD]))
+        lines.append("least alike: " + ", ".join(f"frame {identity.number(f)} ({scores[f]:.3f})" for f in order[:TOLD]))
     drift = identity_drift(scores)
-    if drift.slope == drift.slope and drift.ends == drift.ends:
+    if identity.chosen is None and drift.slope == drift.slope and drift.ends == drift.ends:
         slope = f"{drift.slope:+.3f} in {DRIFT_FRAMES} frames; " if len(order) >= DRIFT_FRAMES else ""
         likeness = f"{abs(drift.ends):.3f} {'less' if drift.ends < 0 else 'more'} alike than the first"
         lines.append(f"drift: {slope}the last quarter is {likeness}")
     hidden = np.flatnonzero(np.isnan(scores))
     if len(hidden):
-        named = ", ".join(map(str, hidden[:TOLD])) + (" ..." if len(hidden) > TOLD else "")
+        named = ", ".join(str(identity.number(f)) for f in hidden[:TOLD]) + (" ..." if len(hidden) > TOLD else "")
         lines.append(f"{len(hidden)} of {frames} frames show no usable face and are not counted: {named}")
     if identity.judge == "judge":
         lines.append(f"judged by a network of model '{identity.model}' that the face optimisation (HJB) never sees")
@@ -132,7 +137,7 @@ def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] 
     chart = Chart(*size, (0, last), (low, 1.0), DARK)
     for frame in ticks(0, last, 10):
         if frame == int(frame):
-            chart.tick_x(frame, f"{frame:.0f}")
+            chart.tick_x(frame, f"{identity.number(min(int(frame), len(scores) - 1))}")
     for tick in ticks(low, 1.0, 5):
         chart.tick_y(tick, f"{tick:.1f}")
     judge = "its judge" if identity.judge == "judge" else "its embedder, which HJB optimises"
@@ -146,7 +151,7 @@ def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] 
     for frame in seen[:marked]:
         chart.dot(frame, scores[frame], WORST)
     column, row = chart.place(seen[0], scores[seen[0]]).tolist()
-    label = f"frame {seen[0]}: {scores[seen[0]]:.3f}"  # below the dot: the curve comes from above
+    label = f"frame {identity.number(seen[0])}: {scores[seen[0]]:.3f}"  # below the dot: the curve comes from above
     chart.text(label, min(max(column, chart.left + 60), chart.right - 60), row + 10, "mt", WORST)
     return chart.picture
 
@@ -164,7 +169,7 @@ def draw_worst(
     cuts = [crop_faces(from_uint8(video[frame])[None], faces.picked([frame]), room, antialias=True) for frame in worst]
     known = resize_picture(reference.crop[None], room, room)
     shown = to_uint8(torch.cat([known, *cuts]))
-    captions = ["reference", *(f"frame {frame}: {identity.csim[frame]:.3f}" for frame in worst)]
+    captions = ["reference", *(f"frame {identity.number(frame)}: {identity.csim[frame]:.3f}" for frame in worst)]
     picture = np.full((-(-len(shown) // COLUMNS) * (side + FOOT), WIDTH, 3), DARK.paper, np.uint8)
     for number, (face, caption) in enumerate(zip(shown, captions)):
         row, column = divmod(number, COLUMNS)

@@ -160,6 +160,13 @@ def test_numbers_are_told_in_words():
     assert "the very network that the face optimisation (HJB) optimises: it flatters" in told[1]
 
 
+def test_a_draft_calls_its_frames_by_their_numbers_in_the_motion():
+    """As Sample's scope does; a few frames from all over the motion say nothing of drift."""
+    told = describe_identity(Identity(np.array([0.9, 0.8, np.nan, 0.5]), "judge", "mini", (0, 2, 9, 14)))
+    assert "least alike: frame 14 (0.500), frame 2 (0.800), frame 0 (0.900)" in told
+    assert "not counted: 9" in told and "drift" not in told
+
+
 def test_the_curve_marks_the_worst_frames():
     picture = draw_identity(Identity(CSIM, "judge", "mini"), marked=2, size=(960, 400))
     assert picture.shape == (400, 960, 3)
