@@ -184,12 +184,12 @@ class StableAnimatorDrawPoses(io.ComfyNode):
                     "Without one they are drawn as for the published weights.",
                 ),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8,
+                    "width", default=0, min=0, max=4096, step=32,
                     tooltip="Width in pixels. 0 = what fits the poses' canvas where height is given, else "
                     "the model's width or, without a model, the canvas's.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8,
+                    "height", default=0, min=0, max=4096, step=32,
                     tooltip="Height in pixels. 0 = what fits the poses' canvas where width is given, else "
                     "the model's height or, without a model, the canvas's.",
                 ),

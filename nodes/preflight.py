@@ -60,10 +60,10 @@ class StableAnimatorPreflight(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=0, min=0, max=200, tooltip="As in Sample. 0 = the model's own number."),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
+                    "width", default=0, min=0, max=4096, step=32, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8, tooltip="As in Sample, also what 0 means."
+                    "height", default=0, min=0, max=4096, step=32, tooltip="As in Sample, also what 0 means."
                 ),
                 io.Int.Input(
                     "context_frames", default=0, min=0, max=128, tooltip="As in Sample. 0 = the model's own number."

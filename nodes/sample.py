@@ -80,12 +80,12 @@ class StableAnimatorSample(io.ComfyNode):
                     tooltip="The same for the last frame; in between it changes evenly. 0 = the model's own.",
                 ),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8,
+                    "width", default=0, min=0, max=4096, step=32,
                     tooltip="Width of the video in pixels. 0 = what fits the reference's shape where height is given, "
                     "else the size the model was trained at, which works best.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8,
+                    "height", default=0, min=0, max=4096, step=32,
                     tooltip="Height of the video in pixels. 0 = what fits the reference's shape where width is given, "
                     "else the size the model was trained at, which works best.",
                 ),

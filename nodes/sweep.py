@@ -72,11 +72,11 @@ class StableAnimatorHJBSweep(io.ComfyNode):
                     tooltip="Denoising steps, as in Sample. 0 = the model's own number.",
                 ),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=8,
+                    "width", default=0, min=0, max=4096, step=32,
                     tooltip="Width in pixels, as in Sample, also what 0 means.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=8,
+                    "height", default=0, min=0, max=4096, step=32,
                     tooltip="Height in pixels, as in Sample, also what 0 means.",
                 ),
             ],
