@@ -78,44 +78,20 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     tooltip="The reference picture, to see the skeletons over it. The result does not depend on it.",
                 ),
                 io.Float.Input(
-                    "nudge_x",
-                    optional=True,
-                    default=0.0,
-                    min=-200.0,
-                    max=200.0,
-                    step=0.5,
-                    round=0.01,
+                    "nudge_x", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
                     tooltip="Moves the result to the right by so many percent of the reference body's height. "
                     "Dragging the skeleton in the view below writes it.",
                 ),
                 io.Float.Input(
-                    "nudge_y",
-                    optional=True,
-                    default=0.0,
-                    min=-200.0,
-                    max=200.0,
-                    step=0.5,
-                    round=0.01,
+                    "nudge_y", optional=True, default=0.0, min=-200.0, max=200.0, step=0.5, round=0.01,
                     tooltip="Moves the result down, in percent of the reference body's height.",
                 ),
                 io.Float.Input(
-                    "nudge_scale",
-                    optional=True,
-                    default=1.0,
-                    min=0.1,
-                    max=10.0,
-                    step=0.01,
-                    round=0.001,
+                    "nudge_scale", optional=True, default=1.0, min=0.1, max=10.0, step=0.01, round=0.001,
                     tooltip="Makes the result so many times as large, about its neck and hips in the first frame.",
                 ),
                 io.Float.Input(
-                    "nudge_rotate",
-                    optional=True,
-                    default=0.0,
-                    min=-180.0,
-                    max=180.0,
-                    step=0.5,
-                    round=0.01,
+                    "nudge_rotate", optional=True, default=0.0, min=-180.0, max=180.0, step=0.5, round=0.01,
                     tooltip="Turns the result by so many degrees, clockwise, about the same point.",
                 ),
             ],
@@ -129,7 +105,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
             ],
             hidden=HIDDEN,
             is_output_node=True,  # runs by itself, and shows its pictures again when nothing has changed
-        )
+        )  # fmt: skip
 
     @classmethod
     @one_line_errors
@@ -184,12 +160,12 @@ class StableAnimatorDrawPoses(io.ComfyNode):
                     "Without one they are drawn as for the published weights.",
                 ),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096, step=32,
+                    "width", default=0, min=0, max=4096, step=8,
                     tooltip="Width in pixels. 0 = what fits the poses' canvas where height is given, else "
                     "the model's width or, without a model, the canvas's.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=32,
+                    "height", default=0, min=0, max=4096, step=8,
                     tooltip="Height in pixels. 0 = what fits the poses' canvas where width is given, else "
                     "the model's height or, without a model, the canvas's.",
                 ),

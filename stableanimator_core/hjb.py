@@ -295,16 +295,9 @@ def make_face_refiner(
                 moving = None if rest is None else rest.moving
                 for scale in _GRADIENT_SCALES:
                     differentiate = functools.partial(
-                        face_gradient,
-                        x0,
-                        vae=vae,
-                        embed=embed,
-                        target=goal,
-                        moving=moving,
-                        scale=scale,
-                        show=show,
+                        face_gradient, x0, vae=vae, embed=embed, target=goal, moving=moving, scale=scale, show=show,
                         graphs=graphs,
-                    )
+                    )  # fmt: skip
                     seen, gradient = through_windows(x0, margin, differentiate)
                     if gradient.isfinite().all():
                         break

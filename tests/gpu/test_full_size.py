@@ -32,15 +32,6 @@ DEVICE = "cuda"
 FRAMES = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def true_single_precision():
-    """By default convolutions round float32 to TF32, whose numbers are as coarse as half precision's."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
 @pytest.fixture(scope="module")
 def half():
     return random_models(V1_CONFIG, device=DEVICE, dtype=torch.float16, seed=0)

@@ -22,14 +22,6 @@ DEVICE = torch.device("cuda")
 FRAMES, SIDE = 6, 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def true_single_precision():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
 @pytest.fixture(scope="module")
 def models():
     return load_models("mini", device=DEVICE, dtype=torch.float32)
