@@ -28,12 +28,21 @@ UNKNOWN = """() => {
     const types = graphs.flatMap((graph) => graph.nodes.map((node) => node.type));
     return types.filter((type) => !(type in window.LiteGraph.registered_node_types));
 }"""
-DRAWN = """() => new Promise((done) => {
-    const start = window.app.canvas.frame;
+# Resolves when the graph has been drawn where it is now, nothing glides any more and no view changes its size.
+STILL = """() => new Promise((done) => {
+    const { ds } = app.canvas;
+    const box = (view) => JSON.stringify(view.getBoundingClientRect());
+    const place = () => [ds.scale, ...ds.offset, ...[...document.querySelectorAll(".dom-widget")].map(box)].join();
+    let [frame, before, same] = [app.canvas.frame, place(), 0];
     const look = () => {
-        if (window.app.canvas.frame > start + 1) return done();
-        window.app.canvas.setDirty(true, true);
-        requestAnimationFrame(look);
+        app.canvas.setDirty(true, true);
+        if (app.canvas.frame > frame) {
+            const now = place();
+            same = now === before ? same + 1 : 0;
+            [frame, before] = [app.canvas.frame, now];
+        }
+        if (same >= 12) done();
+        else requestAnimationFrame(look);
     };
     look();
 })"""
@@ -141,9 +150,12 @@ class Desk:
     def fit_view(self) -> None:
         """Show the whole graph: what is out of sight is not drawn."""
         self.command("Comfy.Canvas.FitView")
-        self.page.wait_for_timeout(500)  # it glides there
-        self.js(DRAWN)
-        self.page.wait_for_timeout(200)  # what came into sight draws itself
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the graph has been drawn and nothing on it moves: a busy machine takes its time."""
+        self.page.wait_for_timeout(300)  # what was done just now begins to show
+        self.js(STILL)
 
     def js(self, expression: str, argument: Any = None) -> Any:
         """The value of a JavaScript expression, or of a function of one argument."""

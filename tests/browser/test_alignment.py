@@ -95,7 +95,7 @@ def aligned(desk: Desk) -> Desk:
 
 def drawn(desk: Desk, colour: tuple[int, int, int]) -> np.ndarray:
     """Where the view's stage shows a colour, [n, 2] px of the canvas."""
-    desk.page.wait_for_timeout(150)
+    desk.settle()
     return np.array(desk.js(PLACES, [VIEW, list(colour), BELOW, RATIO])).reshape(-1, 2)
 
 
@@ -195,11 +195,11 @@ def test_methods_frames_wheel_and_keys(aligned):
     aligned.fit_view()
     drag(aligned, stage(aligned), (0, 0))
     mouse.wheel(0, -100)
-    aligned.page.wait_for_timeout(100)
+    aligned.settle()
     keyboard.down("Shift")
     mouse.wheel(0, 100)
     keyboard.up("Shift")
-    aligned.page.wait_for_timeout(100)
+    aligned.settle()
     keyboard.press("ArrowRight")
     keyboard.press("Shift+ArrowUp")
     assert aligned.js(NUDGE) == [0.5, -5, 1.02, 1]
@@ -213,11 +213,9 @@ def test_a_nudge_is_saved_and_survives_a_reload_with_the_view(aligned):
     assert node["widgets_values"][3:7] == nudge and nudge[0] > 5
     assert "alignment" not in str(node["properties"]), "what was run is no part of the workflow"
     aligned.load(saved)
-    aligned.page.wait_for_timeout(500)
     assert aligned.js(NUDGE) == nudge and len(drawn(aligned, RESULT)) > 300
     aligned.open()
     aligned.page.wait_for_selector(VIEW)
-    aligned.page.wait_for_timeout(500)
     assert aligned.js(NUDGE) == nudge and len(drawn(aligned, RESULT)) > 300
     assert aligned.js(PICTURE) == 200, "the picture below it is there as well"
     run = aligned.run()

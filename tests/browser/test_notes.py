@@ -55,7 +55,7 @@ def decoder() -> dict:
 
 
 def notes(desk: Desk, kind: str) -> dict:
-    desk.page.wait_for_timeout(400)
+    desk.settle()
     return desk.js(NOTES, kind)
 
 

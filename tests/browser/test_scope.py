@@ -207,7 +207,7 @@ def test_it_works_inside_a_subgraph(desk):
 def test_the_switch_hides_it(sampled):
     tall = sampled.js(HEIGHT)
     sampled.set(SAMPLE, "identity_scope", False)
-    sampled.page.wait_for_timeout(300)
+    sampled.settle()
     assert sampled.js(HEIGHT) < tall - 250
     assert not sampled.page.locator(".dom-widget canvas").is_visible()
     sampled.set(SAMPLE, "identity_scope", True)
@@ -219,7 +219,7 @@ def test_a_saved_height_is_kept(desk):
         tall = graph()
         tall["nodes"][4] |= {"size": [420, 900], "widgets_values": [*tall["nodes"][4]["widgets_values"], 0, scope]}
         desk.load(tall)
-        desk.page.wait_for_timeout(300)
+        desk.settle()
         assert desk.js(HEIGHT) == 900
 
 
@@ -232,7 +232,7 @@ def test_a_run_is_nothing_to_undo_and_undo_does_not_wipe_the_scope(sampled):
     sampled.run()
     assert sampled.js(UNDO_STEPS) == steps and sampled.js(KEPT) != kept
     sampled.command("Comfy.Undo")
-    sampled.page.wait_for_timeout(300)
+    sampled.settle()
     assert sampled.saved()["nodes"][4]["widgets_values"][0] == 503
     assert heat(sampled) > 0.1
 
