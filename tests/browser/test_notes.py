@@ -19,6 +19,7 @@ NOTES = """kind => {
         box: element.getBoundingClientRect().toJSON(), id: String(node.id),
     };
 }"""
+SETTLED = f"kind => {{ const found = ({NOTES})(kind); return found.hidden || found.box.height > 0; }}"
 TELL = """([status, text, workflow]) => app.api.dispatchCustomEvent("stableanimator.text", {
     node: "2", workflow: workflow ?? app.graph.id, status, text, prompt_id: "p",
 })"""
@@ -55,6 +56,7 @@ def decoder() -> dict:
 
 
 def notes(desk: Desk, kind: str) -> dict:
+    desk.page.wait_for_function(SETTLED, arg=kind)  # text out of sight has no lines
     desk.settle()
     return desk.js(NOTES, kind)
 
