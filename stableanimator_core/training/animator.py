@@ -140,7 +140,9 @@ def train_animator(
     progress.on_report = curves.add
     validation = None
     if first and out and recipe.validate_every:
-        validation = Validation.of(models, animator, material, out, steps=recipe.validate_steps, dtype=network.dtype)
+        validation = Validation.of(
+            models, animator.token, material, out, steps=recipe.validate_steps, dtype=network.dtype
+        )
     batches = _batches(material, recipe, progress, models.config, cell_size(models.vae), device=device, process=process)
     scores: dict[str, Tensor | float] = {}
     begun: tuple[int, float] | None = None

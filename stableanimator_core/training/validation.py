@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,12 +22,10 @@ from ..weights import Models
 from ..windows import context_windows
 from .material import HeldOut, Material, Sample
 
-if TYPE_CHECKING:
-    from .animator import Animator
-
 log = logging.getLogger(__name__)
 
 COLUMNS = 8  # frames of a sheet
+Token = Callable[[Tensor], Tensor]  # the image token [B, 1, D] of a sample's reference
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Validation:
     """The clip, and what is needed to animate it."""
 
     models: Models
-    animator: Animator
+    token: Token
     clip: HeldOut
     folder: Path
     steps: int  # of the denoising
@@ -43,21 +41,21 @@ class Validation:
 
     @classmethod
     def of(
-        cls, models: Models, animator: Animator, material: Material, out: Path, *, steps: int, dtype: torch.dtype
+        cls, models: Models, token: Token, material: Material, out: Path, *, steps: int, dtype: torch.dtype
     ) -> Validation | None:
         """None, and a note, when the material has no clip for it."""
         clip = material.held_out()
         if clip is None:
             log.info("no validation: the material has no clip for it")
             return None
-        return cls(models, animator, clip, out / "validation", steps, dtype)
+        return cls(models, token, clip, out / "validation", steps, dtype)
 
     @torch.no_grad()
     def look(self, step: int) -> dict[str, float]:
         """Animate the clip with the present weights: writes truth, poses and result as one picture, returns scores."""
         device = self.clip.sample.latents.device
         with torch.autocast(device.type, self.dtype, enabled=device.type == "cuda" and self.dtype != torch.float32):
-            latents = animate_sample(self.models, self.animator, self.clip.sample, steps=self.steps)
+            latents = animate_sample(self.models, self.token, self.clip.sample, steps=self.steps)
         video = decode_latents(self.models.vae, latents).clamp(-1, 1)
         judge = self.models.face_judge or self.models.face_embedder
         csim = float(score_identity(judge, video, self.clip.faces, self.clip.target).nanmean())
@@ -71,11 +69,11 @@ class Validation:
         return {"validation_csim": csim, "validation_l1": l1}
 
 
-def animate_sample(models: Models, animator: Animator, sample: Sample, *, steps: int, seed: int = 0) -> Tensor:
+def animate_sample(models: Models, token_of: Token, sample: Sample, *, steps: int, seed: int = 0) -> Tensor:
     """Latents [F, 4, h, w] of a sample of one clip, sampled as the pipeline does, without HJB."""
     config, device = models.config, sample.latents.device
     frames = sample.latents.shape[1]
-    token = animator.token(sample.reference)
+    token = token_of(sample.reference)
     has_face = bool(sample.has_face[0])
     faces = models.face_encoder(sample.embedding, token)
     cond = Conditioning(

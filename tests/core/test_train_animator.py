@@ -462,7 +462,7 @@ def test_a_perfect_model_has_a_perfect_score(models, material, tmp_path, monkeyp
     monkeypatch.setattr(validation, "animate_sample", lambda *_, **__: clip.sample.latents[0])
     truth = torch.from_numpy(clip.truth).permute(0, 3, 1, 2) / 127.5 - 1
     monkeypatch.setattr(validation, "decode_latents", lambda *_: truth)
-    looking = validation.Validation.of(models, Animator(models), material, tmp_path, steps=1, dtype=torch.float32)
+    looking = validation.Validation.of(models, Animator(models).token, material, tmp_path, steps=1, dtype=torch.float32)
     scores = looking.look(1)
     assert scores["validation_l1"] == 0
     assert scores["validation_csim"] > 0.5
@@ -483,7 +483,7 @@ def test_a_look_is_conditioned_on_all_that_there_is(models, material, monkeypatc
     monkeypatch.setattr(validation, "make_denoiser", spy)
     with torch.no_grad():
         for sample in (clip.sample, clip.sample._replace(has_face=torch.tensor([False]))):
-            latents = validation.animate_sample(models, animator, sample, steps=2)
+            latents = validation.animate_sample(models, animator.token, sample, steps=2)
             assert latents.shape == sample.latents.shape[1:] and latents.isfinite().all()
         pictures = clip.sample.pose_images[0].numpy()
         face = SimpleNamespace(embedding=clip.sample.embedding[0])
