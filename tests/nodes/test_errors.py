@@ -7,12 +7,15 @@ from material import CANVAS, extract, literal, prompt, standing
 
 
 def message_of(server, nodes: dict) -> tuple[str, str]:
-    """Node and message of a run that must fail."""
+    """Node and message of a run that must fail, which the page is told, too."""
     run = server.run(nodes)
     assert run.error is not None, "expected an error"
     assert "errors." in run.error["exception_type"], "not one of the core's own errors"
     assert len(run.error["traceback"]) < 8
-    return run.error["node_id"], run.error["exception_message"].strip()
+    node, message = run.error["node_id"], run.error["exception_message"].strip()
+    (told,) = [data for data in run.of("stableanimator.text") if data.get("failed")]
+    assert (told["node"], told["text"]) == (node, f"PROBLEM: {message}")
+    return node, message
 
 
 CASES = {
