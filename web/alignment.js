@@ -86,7 +86,7 @@ function layout(width, height) {
 const inside = ({ x, y, width, height }, [px, py]) => px >= x && px <= x + width && py >= y && py <= y + height;
 const near = ([x0, y0], [x1, y1]) => Math.hypot(x0 - x1, y0 - y1) <= GRIP;
 const rgb = (colour) => `rgb(${colour.join(", ")})`;
-const pixels = (distance) => `${distance.toFixed(1)} px`;
+const pixels = (distance) => say("pixels", { number: distance.toFixed(1) });
 
 function skeleton(context, joints, limbs, place, colour, width, edge = 0) {
   context.lineCap = "round";
