@@ -101,6 +101,7 @@ function addNotes(node, report) {
     const needed = Math.max(body.offsetHeight + 2 * (PAD + widget.margin), LEAST);
     if (!body.offsetHeight || needed === full) return; // out of sight, or as before
     full = needed;
+    root.style.minHeight = `${Math.min(full, most) - 2 * widget.margin}px`; // for Vue nodes
     grow();
   };
   const observer = new ResizeObserver(measure);

@@ -155,6 +155,8 @@ def test_long_notes_scroll(desk):
     shown = notes(desk, "Decode")
     assert 100 < shown["height"] < 200 < shown["full"]
     assert desk.js("() => app.graph.getNodeById(2).size[1]") < 320
+    notes_of = "() => app.graph.getNodeById(2).widgets.find(({ name }) => name === 'notes')"
+    assert desk.js(f"{notes_of}.element.style.minHeight") == "170px", "Vue nodes ask the element, not the widget"
 
 
 def test_what_a_node_does_at_the_moment_goes_when_the_run_ends(desk):
