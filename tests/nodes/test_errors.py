@@ -34,6 +34,15 @@ def test_wrong_input_is_one_line(server, case):
     assert (where, part in message, "\n" in message) == (node, True, False), message
 
 
+def test_a_fault_of_ours_is_told_to_the_page_with_its_kind(server):
+    nodes = prompt()
+    nodes["align"]["inputs"]["picture"] = {"__value__": "no picture"}
+    run = server.run(nodes)
+    (told,) = [data for data in run.of("stableanimator.text") if data.get("failed")]
+    assert run.error["node_id"] == told["node"] == "align"
+    assert told["text"] == f"PROBLEM: AttributeError: {run.error['exception_message'].strip()}"
+
+
 def test_face_without_a_pose(server):
     nodes = prompt()
     del nodes["face"]["inputs"]["reference_pose"]

@@ -80,7 +80,6 @@ def test_progress_and_previews_arrive(server):
     assert len(run.previews) == 4
     decoding = [data["value"] for data in run.of("progress") if data["node"] == "decode"]
     assert decoding[-1] == 3
-    assert any(text.startswith("expected fit: ") for text in run.notes), "Align Poses says how it went"
     assert any(text.startswith("face found") for text in run.notes)
 
 
@@ -201,6 +200,7 @@ def test_interrupt_takes_effect_within_a_step_and_the_next_run_works(server, whe
     start = time.monotonic()
     run = server.run(prompt(frames=4, steps=200, seed=21, hjb=hjb), on_event=cancel)
     assert run.of("execution_interrupted") and not run.succeeded
+    assert not any(data.get("failed") for data in run.of("stableanimator.text")), "a cancel is no failure"
     assert max(after) <= 8, f"went on to {max(after)} after a cancel at 5"
     assert time.monotonic() - start < 60
     assert server.run(prompt(frames=2, steps=1, seed=22)).succeeded
