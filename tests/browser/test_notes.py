@@ -194,6 +194,7 @@ def test_a_run_that_fails_takes_the_place_of_the_last_report(desk, inside):
     assert "model 'tiny' finds" in message
     assert notes(desk, "IdentityScore")["text"] == f"PROBLEM: {message}"
     assert desk.js(PICTURES, "IdentityScore") == [0, 0]
+    assert desk.js("() => Object.values(app.nodeOutputs).every(({ images }) => !images)"), "nor does the page keep any"
     desk.open()
     desk.page.wait_for_function("() => app.graph.nodes.length")
     assert notes(desk, "IdentityScore")["text"] == f"PROBLEM: {message}", "the last report does not come back"

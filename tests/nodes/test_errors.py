@@ -40,7 +40,7 @@ def test_a_fault_of_ours_is_told_to_the_page_with_its_kind(server):
     run = server.run(nodes)
     (told,) = [data for data in run.of("stableanimator.text") if data.get("failed")]
     assert run.error["node_id"] == told["node"] == "align"
-    assert told["text"] == f"PROBLEM: AttributeError: {run.error['exception_message'].strip()}"
+    assert told["text"] == f"PROBLEM: {run.error['exception_type']}: {run.error['exception_message'].strip()}"
 
 
 def test_face_without_a_pose(server):
