@@ -136,7 +136,7 @@ def test_captions_tell_frame_distance_and_the_farthest():
         "frame 1: no joint to compare",
         "frame 2: 30.2 px from the reference (farthest)",
     ]
-    assert overlay._captions(np.array([2.0]), 0.0) == ["frame 0: 2.0 px off"]
+    assert overlay._captions(np.array([2.0])) == ["frame 0: 2.0 px from the reference"]
 
 
 def test_every_frame_has_its_own_caption(aligned, driving, reference):
