@@ -83,6 +83,13 @@ class Notes:
         self.sender.tell(TEXT, {"status": self._status, "text": "\n".join(self.lines)})
 
 
+def tell_failure(hidden: comfy.HiddenHolder, message: str) -> None:
+    """Say what a node failed with, in place of what it said before; nothing of one that asked for no HIDDEN."""
+    if hidden.unique_id is not None:
+        line = message.partition("\n")[0]
+        Sender.of(hidden).tell(TEXT, {"status": None, "text": f"PROBLEM: {line}", "failed": True})
+
+
 @dataclass
 class Memory:
     """What a Sample node keeps of its last run: x of its steps, and the likeness that was measured in them."""

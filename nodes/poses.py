@@ -9,18 +9,12 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..stableanimator_core.alignment import FITS, METHODS, align
+from ..stableanimator_core.alignment.advice import fit_note
 from ..stableanimator_core.alignment.nudge import Nudge, nudged
 from ..stableanimator_core.alignment.view import view_alignment
 from ..stableanimator_core.conditioning import cover, cover_poses
 from ..stableanimator_core.pose.draw import draw_poses
-from ..stableanimator_core.pose.overlay import (
-    body_height,
-    draw_alignment,
-    draw_summary,
-    expected_sentence,
-    residual_sentence,
-    shape_note,
-)
+from ..stableanimator_core.pose.overlay import draw_alignment, shape_note
 from ..stableanimator_core.video.formats import fitted
 from ..stableanimator_core.weights import load_aligner
 from .convert import fill_size, image_to_pixels, pixels_to_image, to_poses
@@ -104,7 +98,7 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                 ),
             ],
             hidden=HIDDEN,
-            is_output_node=True,  # runs by itself, and shows its pictures again when nothing has changed
+            is_output_node=True,  # runs by itself, and shows its view again when nothing has changed
         )  # fmt: skip
 
     @classmethod
@@ -120,16 +114,14 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         nudge = Nudge(nudge_x, nudge_y, nudge_scale, nudge_rotate)
         aligned = nudged(found, body, nudge)
         below = None if picture is None else image_to_pixels(picture[:1])[0]
-        distance = residual_sentence(aligned.residual, body_height(body))
         notes = Notes(cls.hidden)
-        notes.say(*shape_note(below, body), *aligned.notes, *expected_sentence(aligned.expected_error), distance)
-        given = aligned.poses, motion, body, aligned.residual
-        preview = ui.PreviewImage(pixels_to_image(draw_summary(*given, picture=below)[None]))
+        expected = () if aligned.expected_error is None else (fit_note(aligned.expected_error),)
+        notes.say(*expected, *shape_note(below, body), *aligned.notes)
         side = round(OVERLAY_SIDE * min(1, OVERLAY_FRAMES / motion.frames) ** 0.5)
-        overlay = pixels_to_image(draw_alignment(*given, picture=below, longest=side))
+        drawn = draw_alignment(aligned.poses, motion, body, aligned.residual, picture=below, longest=side)
         view = view_alignment(found, motion, body, **fitting) | {"nudge": nudge, "picture": _stored(below)}
-        shown = {**notes.ui, "alignment": (view,), **preview.as_dict()}
-        return io.NodeOutput(aligned.poses.to_openpose(), overlay, ui=shown)
+        shown = {**notes.ui, "alignment": (view,)}
+        return io.NodeOutput(aligned.poses.to_openpose(), pixels_to_image(drawn), ui=shown)
 
 
 def _stored(picture: np.ndarray | None) -> dict[str, Any] | None:

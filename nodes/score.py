@@ -22,6 +22,7 @@ from ..stableanimator_core.pipeline import find_face
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.video.curves import stacked
 from .convert import image_to_pixels, pixels_to_image, to_poses
+from .desk import HIDDEN
 from .errors import one_line_errors
 from .face import face_detector
 from .patchers import AnimatorModel
@@ -84,7 +85,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
                 ),
                 io.String.Output("report", display_name="report", tooltip="The numbers in words."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[*HIDDEN, io.Hidden.prompt],
             is_output_node=True,
         )  # fmt: skip
 

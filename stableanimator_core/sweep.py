@@ -214,7 +214,8 @@ def name_of(hjb: HJBConfig) -> str:
     if not hjb.iterations:
         return "off"
     most = "up to " if hjb.stop == "adaptive" else ""
-    return f"{most}{hjb.iterations} iterations, steps {hjb.first_step}:{hjb.last_step}"
+    rounds = "1 iteration" if hjb.iterations == 1 else f"{hjb.iterations} iterations"
+    return f"{most}{rounds}, steps {hjb.first_step}:{hjb.last_step}"
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:

@@ -86,7 +86,7 @@ function layout(width, height) {
 const inside = ({ x, y, width, height }, [px, py]) => px >= x && px <= x + width && py >= y && py <= y + height;
 const near = ([x0, y0], [x1, y1]) => Math.hypot(x0 - x1, y0 - y1) <= GRIP;
 const rgb = (colour) => `rgb(${colour.join(", ")})`;
-const percent = (px, view) => `${((100 * px) / view.unit).toFixed(1)} %`;
+const pixels = (distance) => say("pixels", { number: distance.toFixed(1) });
 
 function skeleton(context, joints, limbs, place, colour, width, edge = 0) {
   context.lineCap = "round";
@@ -236,7 +236,7 @@ class AlignmentView {
       x += context.measureText(name).width + 24;
     }
     const off = distance(this.joints(index), view.reference);
-    let told = off === null ? say("nothingToCompare") : say("distanceIs", { percent: percent(off, view) });
+    let told = off === null ? say("nothingToCompare") : say("distanceIs", { distance: pixels(off) });
     if (width >= 340) told = say("inFrame", { frame: view.frames[index], text: told }); // else too narrow
     write(context, told, width - 10, 17, { weight: 600, align: "right" });
   }
@@ -347,7 +347,7 @@ class AlignmentView {
     write(context, say("frameNumber", { frame: view.frames[0] }), x, y + height + 13, small);
     write(context, String(view.frames.at(-1)), x + width, y + height + 13, { ...small, align: "right" });
     if (known.length) {
-      write(context, percent(Math.max(...known), view), x + width + 5, at(0, Math.max(...known))[1] + 3, small);
+      write(context, pixels(Math.max(...known)), x + width + 5, at(0, Math.max(...known))[1] + 3, small);
       write(context, "0", x + width + 5, y + height, small);
     }
 
@@ -400,7 +400,7 @@ class AlignmentView {
         context.lineWidth = 1.5;
         context.strokeRect(cell.x + 0.75, cell.y + 0.75, cell.width - 1.5, cell.height - 1.5);
       }
-      const centre = { align: "center", room: cell.width - 4 };
+      const centre = { align: "center", room: cell.width };
       const [middle, below] = [cell.x + cell.width / 2, cell.y + cell.height - 17];
       write(context, name, middle, below, { ...centre, size: 10, weight: chosen ? 600 : undefined });
       const told = error ? say("notPossible") : joints ? (ROLES[name]?.() ?? "") : say("runToSee");
@@ -454,7 +454,7 @@ class AlignmentView {
     const { error, residual } = this.view.methods[name] ?? {};
     if (error) return error;
     if (residual === undefined || residual === null) return say("methodsHint");
-    return `${say("methodHint", { name, percent: percent(residual, this.view) })}\n\n${say("methodsHint")}`;
+    return `${say("methodHint", { name, distance: pixels(residual) })}\n\n${say("methodsHint")}`;
   }
 
   press(event) {

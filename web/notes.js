@@ -1,6 +1,8 @@
 // What a node has to say, below its widgets, as text that can be read, scrolled and copied: its output's `text`, and
-// while it runs what it tells in events (nodes/desk.py). What a run said is there again after a reload.
+// while it runs what it tells in events (nodes/desk.py), an error that ends it among them. What a run said is there
+// again after a reload.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { COLOURS, chain, listen, onBreak, remember, remembered, runsElsewhere } from "./common.js";
 import { say } from "./texts.js";
@@ -11,6 +13,7 @@ const NOTES = ["LoadModel", "ExtractPoses", "AlignPoses", "DrawPoses", "EncodeFa
 const EVENT = "stableanimator.text";
 const NAME = "notes";
 const TYPE = "stableanimator.notes";
+const PICTURES = "$$canvas-image-preview"; // the page's own widget
 const WIDTH = 420; // of a new node with a report
 const LEAST = 54; // px, of the text and what is around it, as all heights
 const [MOST_OF_NOTES, MOST_OF_REPORTS] = [190, 380];
@@ -19,12 +22,15 @@ const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y:
   border-radius: 6px; background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif;
   user-select: text; overflow-wrap: anywhere; white-space: pre-wrap; cursor: text;`;
 const TABLE = "font-family: monospace; font-size: 11px; white-space: pre; overflow-x: auto;"; // of lines in columns
+const FITS = { good: COLOURS.good, fair: COLOURS.plain, doubtful: COLOURS.bad }; // as Align Poses expects to have done
 
 /** How a line is shown, by how it begins: its colour and the part of it that is set apart. */
 export function looks(line, number, kind) {
   if (line.startsWith("PROBLEM:")) return { colour: COLOURS.bad, head: "PROBLEM:" };
   if (line.startsWith("note:")) return { colour: COLOURS.plain, head: "note:" };
   if (line.startsWith("    fix:")) return { colour: COLOURS.faint, head: "", indent: 14 };
+  const [fit, grade] = /^expected fit: (\w+)/.exec(line) ?? [];
+  if (fit) return { colour: FITS[grade], head: fit };
   if (number === 0 && REPORTS.includes(kind)) {
     const verdict = line.startsWith("not ready") ? COLOURS.bad : COLOURS.good;
     return { colour: kind === CHECK ? verdict : COLOURS.ink, head: line };
@@ -44,12 +50,23 @@ function element(line, number, kind) {
   return paragraph;
 }
 
+/** Let go of the pictures of an earlier run; the page itself leaves them where a run has none. */
+function dropPictures(node) {
+  node.imgs = undefined;
+  const place = node.widgets.findIndex(({ name }) => name === PICTURES);
+  if (place >= 0) node.widgets.splice(place, 1);
+}
+
 const shown = new WeakMap(); // node -> { tell(event), settle() }
 let live; // of the node that told something last
 
-listen(EVENT, (node, event) => {
+listen(EVENT, (node, { node: id, status, text, failed, prompt_id }) => {
   live = shown.get(node);
-  live?.tell(event);
+  if (!failed) live?.tell({ status, text });
+  else {
+    const output = { text: [text] }; // the page takes it for the run's, and lets go of the last one's
+    api.dispatchCustomEvent("executed", { node: id, display_node: id, prompt_id, output });
+  }
 });
 onBreak(() => live?.settle());
 
@@ -84,6 +101,7 @@ function addNotes(node, report) {
     const needed = Math.max(body.offsetHeight + 2 * (PAD + widget.margin), LEAST);
     if (!body.offsetHeight || needed === full) return; // out of sight, or as before
     full = needed;
+    root.style.minHeight = `${Math.min(full, most) - 2 * widget.margin}px`; // for Vue nodes
     grow();
   };
   const observer = new ResizeObserver(measure);
@@ -116,7 +134,7 @@ function addNotes(node, report) {
     grow();
   };
   shown.set(node, {
-    tell: ({ status, text }) => show({ status, text }),
+    tell: show,
     settle: () => show({ status: null }),
   });
 
@@ -126,6 +144,7 @@ function addNotes(node, report) {
     const text = [output.text].flat().join("\n");
     remember(node, NAME, text);
     show({ status: null, text });
+    if (!output.images?.length) dropPictures(node);
   });
   chain(node, "onConfigure", () => show({ text: remembered(node, NAME) ?? "" }));
   chain(node, "onRemoved", () => observer.disconnect());

@@ -52,7 +52,8 @@ export const TEXTS = {
     alignmentEmpty: "run once to see, compare and nudge the bodies",
     driver: "driver",
     result: "result",
-    distanceIs: "{percent} of the body away",
+    pixels: "{number} px",
+    distanceIs: "{distance} from reference",
     nothingToCompare: "nothing to compare",
     inFrame: "frame {frame}: {text}",
     notPossible: "not possible",
@@ -65,7 +66,7 @@ export const TEXTS = {
     resetHint: "Back to where the method put it",
     dragHint: "Drag to move; corners scale, the knob turns. Then the wheel scales, Shift + wheel turns, arrows move.",
     distanceHint:
-      "Distance of the joints from the reference's, in % of its body. It holds their different postures, too.",
+      "How far the result's joints are from the reference's: how unlike the postures are, not how good the fit is.",
 
     roleLearned: "recommended",
     roleSvd: "no network",
@@ -73,7 +74,7 @@ export const TEXTS = {
     roleHomography: "perspective",
     roleV1: "as published",
     roleNone: "as filmed",
-    methodHint: "{name}: joints are {percent} of the body away from the reference's, on average over the clip.",
+    methodHint: "{name}: joints are {distance} from the reference's, on average over the clip.",
     methodsHint:
       "Nearer is not better: that distance holds the pose, too, and a raised arm must be far from a hanging one. " +
       "A fit that looks at nothing else, as v1, comes near and can still be wrong in size and place. Measured where " +
@@ -129,7 +130,8 @@ export const TEXTS = {
     alignmentEmpty: "运行一次，即可查看、比较和微调骨架",
     driver: "驱动",
     result: "结果",
-    distanceIs: "与参考相距身体的 {percent}",
+    pixels: "{number} 像素",
+    distanceIs: "距参考 {distance}",
     nothingToCompare: "没有可比较的关节",
     inFrame: "第 {frame} 帧：{text}",
     notPossible: "无法使用",
@@ -141,7 +143,7 @@ export const TEXTS = {
     play: "播放",
     resetHint: "回到该方法给出的位置",
     dragHint: "拖动可移动；拖四角缩放，拖圆钮旋转。点击后可用滚轮缩放，Shift + 滚轮旋转，方向键移动。",
-    distanceHint: "结果与参考的关节距离，以参考身体的百分比表示。其中也包含两者姿势本身的差别。",
+    distanceHint: "结果的关节与参考的关节相距多远：它表示两者姿势有多不同，不表示对齐得有多好。",
 
     roleLearned: "推荐",
     roleSvd: "不用网络",
@@ -149,7 +151,7 @@ export const TEXTS = {
     roleHomography: "另加透视",
     roleV1: "原版做法",
     roleNone: "保持原样",
-    methodHint: "{name}：整段平均，关节与参考关节相距身体的 {percent}。",
+    methodHint: "{name}：整段平均，关节与参考关节相距 {distance}。",
     methodsHint:
       "距离更近并不等于更好：其中也包含姿势的差别，举起的手臂本来就该远离垂下的手臂。" +
       "v1 这样只看距离的拟合，距离近，大小和位置却仍可能不对。在已知正确位置的动作上测量，learned 离正确位置最近，优势明显。" +

@@ -32,6 +32,9 @@ MUCH_LARGER = 4.0
 # joints must be seen in both.
 OTHER_HEAD, HEAD_JOINTS = 1.8, 3
 
+# Errors that the network expects, in % of the reference body's height, up to which a fit is called good, and fair.
+GOOD_FIT, FAIR_FIT = 5, 10
+
 
 def body_notes(body: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> list[str]:
     """What stands in the way of any alignment, from what is visible and how the bodies are proportioned.
@@ -112,6 +115,24 @@ def head_note(moved: Tensor, seen: Tensor, target: Tensor, shown: Tensor) -> str
     if 1 / OTHER_HEAD <= larger <= OTHER_HEAD or not math.isfinite(larger):
         return None
     return f"the driver's head comes out {larger:.2g} times as large as the reference's"
+
+
+def fit_note(error: float) -> str:
+    """How good a fit should be, in words. error: what the network expects to be off by, in body heights."""
+    told = f"off by about {_percent(error)} % of the body's height"
+    if is_doubtful(error):
+        return f"expected fit: doubtful, {told}; look whether heads, shoulders and hips lie over one another"
+    return f"expected fit: {'good' if _percent(error) <= GOOD_FIT else 'fair'}, {told}"
+
+
+def is_doubtful(error: float) -> bool:
+    """Whether so much error is expected, in body heights, that somebody should look at the fit."""
+    return _percent(error) > FAIR_FIT
+
+
+def _percent(error: float) -> int:
+    """As it is told, so that words and number agree."""
+    return round(100 * error)
 
 
 def _size(points: Tensor, seen: Tensor) -> float:

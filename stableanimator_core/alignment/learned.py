@@ -8,15 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .advice import fit_note, is_doubtful
 from .fits import MOST_DEGREES, MOST_GROWTH, fittable_frames, follow_frames, idle_note, repeated, shared_trust
 from .network import AlignmentNet
 from .similarity import Similarity
 
 # Rotation beyond which the user is told.
 NOTED_DEGREES = 5.0
-# Expected error, in body heights, beyond which the user is told. Validation pairs of which more was expected were off
-# by 0.13 on average and a tenth of them by more than 0.23, the others by 0.06 and 0.11.
-NOTED_ERROR = 0.1
 
 
 class LearnedFit(NamedTuple):
@@ -47,8 +45,8 @@ def fit_learned(
     if doubt := _doubt(found, base, bool(read.fitted.any())):
         notes.append(f"the network's answer is not plausible ({doubt}): the SVD's fit is used")
         found, error = base, None
-    elif error > NOTED_ERROR:
-        notes.append(f"the network expects to be off by {error:.0%} of the body's height: look how it fits")
+    elif is_doubtful(error):
+        notes.append(fit_note(error))
     degrees = math.degrees(float(found.angle))
     if abs(degrees) > NOTED_DEGREES:
         notes.append(f"the clip is turned by {degrees:.0f} degrees")

@@ -115,15 +115,9 @@ def extract_command(args: argparse.Namespace, report: Report) -> dict:
 def align_command(args: argparse.Namespace, report: Report) -> dict:
     """Align one pose file to another."""
     from ..alignment import WITH_ALIGNER, align
+    from ..alignment.advice import fit_note
     from ..keypoints import Poses
-    from ..pose.overlay import (
-        body_height,
-        draw_alignment,
-        draw_summary,
-        expected_sentence,
-        residual_sentence,
-        shape_note,
-    )
+    from ..pose.overlay import body_height, draw_alignment, draw_summary, residual_sentence, shape_note
     from ..video import write_image, write_video
     from ..weights import load_aligner
 
@@ -143,10 +137,10 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
     notes = (*result.notes, *shape_note(picture, reference))
     for note in notes:
         report.note(note)
-    height = body_height(reference, args.min_score)
     report.line(f"{result.poses.frames} frames aligned by {result.method}: {args.out}")
-    for sentence in (residual_sentence(result.residual, height), *expected_sentence(result.expected_error)):
-        report.line(sentence)
+    if result.expected_error is not None:
+        report.line(fit_note(result.expected_error))
+    report.line(residual_sentence(result.residual))
     overlay = args.overlay
     if overlay is not None:
         draw = draw_summary if _is_summary(overlay) else draw_alignment
@@ -159,7 +153,7 @@ def align_command(args: argparse.Namespace, report: Report) -> dict:
         "size": [result.poses.width, result.poses.height],
         "method": result.method,
         "residual_px": rounded(result.residual, 2),
-        "body_height_px": round(height, 1),
+        "body_height_px": round(body_height(reference, args.min_score), 1),
         "expected_error": None if result.expected_error is None else round(result.expected_error, 4),
         "overlay": overlay,
         "notes": notes,

@@ -50,7 +50,7 @@ def draw_alignment(
     scale = min(max(side, SHORTEST), longest) / side
     width, height = max(1, round(reference.width * scale)), max(1, round(reference.height * scale))
     unit = min(width, height)
-    captions = _captions(residual, body_height(reference, min_score))
+    captions = _captions(residual)
     foot, size = _foot(width, TEXT * max(width, height), captions)
     base = _background(picture, width, height)
     target = _shown(reference, min_score).resized(width, height)
@@ -68,12 +68,11 @@ def draw_alignment(
 
 
 def draw_residual(
-    residual: np.ndarray, height: float, *, marked: Sequence[int] = (), size: tuple[int, int] = (960, 300)
+    residual: np.ndarray, *, marked: Sequence[int] = (), size: tuple[int, int] = (960, 300)
 ) -> np.ndarray:
-    """The residual [F] px over the frames as a curve, with its worst frame, as uint8 RGB picture.
+    """The residual [F] px over the frames as a curve, with the frame where it is largest, as uint8 RGB picture.
 
-    height: that of the reference's body, px; numbers at the right are shares of it. marked: further frames to mark.
-    size: width and height of the picture in px.
+    marked: further frames to mark. size: width and height of the picture in px.
     """
     known = np.isfinite(residual)
     most = float(residual[known].max()) if known.any() else 0.0
@@ -84,18 +83,14 @@ def draw_residual(
             chart.tick_x(frame, f"{frame:.0f}")
     for px in ticks(0, top, 4):
         chart.tick_y(px, f"{px:g} px")
-    if height:
-        for percent in ticks(0, 100 * top / height, 4):
-            chart.mark_right(percent / 100 * height, f"{percent:g} %")
-    share = " and in % of the reference's body" if height else ""
-    chart.names("frame", f"distance of the joints from the reference's, in px{share}")
+    chart.names("frame", "distance of the joints from the reference's, in px")
     chart.curve(np.arange(len(residual)), residual, RESULT)
     for frame in marked:
         if known[frame]:
             chart.dot(frame, residual[frame], RESULT)
     if known.any():
-        worst = int(np.nanargmax(residual))
-        chart.dot(worst, most, WORST, f"worst: frame {worst}, {most:.1f} px")
+        farthest = int(np.nanargmax(residual))
+        chart.dot(farthest, most, WORST, f"farthest: frame {farthest}, {most:.1f} px")
     return chart.picture
 
 
@@ -103,13 +98,13 @@ def draw_summary(
     aligned: Poses, driving: Poses, reference: Poses, residual: np.ndarray, *, picture: np.ndarray | None = None,
     min_score: float = 0.3,
 ) -> np.ndarray:  # fmt: skip
-    """The first, the middle and the worst frame side by side over the residual's curve, uint8 RGB [H, W, 3].
+    """The first, the middle and the farthest frame side by side over the residual's curve, uint8 RGB [H, W, 3].
 
     Arguments and errors as in draw_alignment.
     """
     known = np.isfinite(residual)
-    worst = [int(np.nanargmax(residual))] if known.any() else []
-    frames = sorted({0, aligned.frames // 2, *worst})
+    farthest = [int(np.nanargmax(residual))] if known.any() else []
+    frames = sorted({0, aligned.frames // 2, *farthest})
     drawn = draw_alignment(
         aligned, driving, reference, residual, picture=picture, frames=frames, min_score=min_score, longest=512
     )
@@ -119,7 +114,7 @@ def draw_summary(
         left = across * (2 * column + 1) // (2 * len(drawn)) - frame.shape[1] // 2
         row[:, left : left + frame.shape[1]] = frame
     size = across, round(CURVE_SHAPE * across)
-    return np.concatenate([row, draw_residual(residual, body_height(reference, min_score), marked=frames, size=size)])
+    return np.concatenate([row, draw_residual(residual, marked=frames, size=size)])
 
 
 def body_height(reference: Poses, min_score: float = 0.3) -> float:
@@ -132,23 +127,14 @@ def body_height(reference: Poses, min_score: float = 0.3) -> float:
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 
-def residual_sentence(residual: np.ndarray, height: float) -> str:
-    """How far the joints [F] px stay from the reference's, in words, and that this is no score.
-
-    height: the reference body's, px, 0 if unknown.
-    """
+def residual_sentence(residual: np.ndarray) -> str:
+    """How far the joints [F] px stay from the reference's, in words, and that this is no score."""
     known = residual[np.isfinite(residual)]
     if not len(known):
         return "no joint to compare with the reference's"
-    share = f" ({100 * known.mean() / height:.1f} % of the body)" if height else ""
     most = f", most in frame {np.nanargmax(residual)} ({known.max():.1f} px)" if len(residual) > 1 else ""
-    distance = f"{known.mean():.1f} px{share} from the reference's on average{most}"
-    return f"joints are {distance}; this holds the pose, too: nearer is not better"
-
-
-def expected_sentence(error: float | None) -> tuple[str, ...]:
-    """What an alignment's expected_error means, in words; nothing for None."""
-    return () if error is None else (f"expected to be off by {error:.0%} of the body's height",)
+    distance = f"{known.mean():.1f} px from the reference's on average{most}"
+    return f"joints are {distance}: how unlike the postures are, not how good the fit is"
 
 
 def shape_note(picture: np.ndarray | None, reference: Poses) -> tuple[str, ...]:
@@ -169,17 +155,16 @@ def _shown(reference: Poses, min_score: float) -> Poses:
     return pose.person(0) if pose.people else pose
 
 
-def _captions(residual: np.ndarray, height: float) -> list[str]:
-    """The line below each frame. height: the reference's body's, px, 0 if unknown."""
-    worst = int(np.nanargmax(residual)) if np.isfinite(residual).any() and len(residual) > 1 else None
+def _captions(residual: np.ndarray) -> list[str]:
+    """The line below each frame."""
+    farthest = int(np.nanargmax(residual)) if np.isfinite(residual).any() and len(residual) > 1 else None
     captions = []
     for frame, px in enumerate(residual):
         if not np.isfinite(px):
             captions.append(f"frame {frame}: no joint to compare")
             continue
-        share = f", {100 * px / height:.1f} % of the body" if height else ""
-        mark = " (worst)" if frame == worst else ""
-        captions.append(f"frame {frame}: {px:.1f} px off{share}{mark}")
+        mark = " (farthest)" if frame == farthest else ""
+        captions.append(f"frame {frame}: {px:.1f} px from the reference{mark}")
     return captions
 
 

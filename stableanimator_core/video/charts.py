@@ -94,12 +94,6 @@ class Chart:
         cv2.line(self.picture, (self.left, row), (self.right, row), self._theme.grid, 1)
         self.text(label, self.left - 0.7 * self._em, row, "rm")
 
-    def mark_right(self, y: float, label: str) -> None:
-        """A number of a second scale, at the right end."""
-        row = int(self.place(self._x[1], y)[1])
-        cv2.line(self.picture, (self.right, row), (self.right + round(0.4 * self._em), row), self._theme.ink, 1)
-        self.text(label, self.right + 0.7 * self._em, row, "lm")
-
     def names(self, x: str, y: str = "") -> None:
         """What the axes show: below the chart and above it."""
         self.text(x, (self.left + self.right) / 2, self.bottom + 3.2 * self._em, "ms")

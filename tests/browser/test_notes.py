@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from desk import Desk
 from test_workflows import BLUEPRINTS, around
 
@@ -23,6 +24,36 @@ SETTLED = f"kind => {{ const found = ({NOTES})(kind); return found.hidden || fou
 TELL = """([status, text, workflow]) => app.api.dispatchCustomEvent("stableanimator.text", {
     node: "2", workflow: workflow ?? app.graph.id, status, text, prompt_id: "p",
 })"""
+
+
+# The pictures that the page shows below the first node of a kind, and its own widget for them.
+PICTURES = """kind => {
+    const graphs = [app.rootGraph ?? app.graph, ...(app.rootGraph ?? app.graph).subgraphs.values()];
+    const node = graphs.flatMap((graph) => graph.nodes).find((each) => each.type === `StableAnimator${kind}`);
+    const own = node.widgets.filter(({ name }) => name === "$$canvas-image-preview");
+    return [node.imgs?.length ?? 0, own.length];
+}"""
+# Identity Score of a picture against itself, by the smallest model, which finds faces through poses alone.
+SCORE = """inside => {
+    const [load, example, score] = ["LoadModel", "Example", "IdentityScore"].map((kind, i) => {
+        const node = LiteGraph.createNode(`StableAnimator${kind}`);
+        node.pos = [20 + 330 * i, 40];
+        app.graph.add(node);
+        return node;
+    });
+    load.widgets[0].value = "tiny";
+    example.widgets[0].value = 1;
+    load.connect(0, score, "model");
+    for (const [slot, name] of [[0, "frames"], [0, "reference"], [1, "poses"], [1, "reference_pose"]]) {
+        example.connect(slot, score, name);
+    }
+    if (inside) app.graph.convertToSubgraph(new Set([score]));
+}"""
+UNPLUG = """() => {
+    const poses = ({ name }) => name === "poses";
+    const { nodes } = app.rootGraph ?? app.graph;
+    nodes.find(({ inputs }) => inputs.some(poses)).disconnectInput("poses");
+}"""
 
 
 def graph() -> dict:
@@ -96,7 +127,7 @@ def test_notes_are_whole_apart_from_the_view_and_still_there_after_a_reload(desk
         assert shown["height"] == shown["full"] > 20, f"{kind}: all of it is seen"
     assert notes(desk, "LoadModel")["hidden"], "it had nothing to say"
     align = notes(desk, "AlignPoses")
-    assert "% of the body) from the reference's on average" in align["text"]
+    assert align["text"].startswith("expected fit: ")
     view = desk.js("""id => app.graph.getNodeById(id).widgets.find(({ name }) => name === "alignment")
         .element.getBoundingClientRect().toJSON()""", align["id"])  # fmt: skip
     assert align["box"]["height"] > 10 and align["box"]["bottom"] <= view["top"] + 1 < view["bottom"]
@@ -126,6 +157,8 @@ def test_long_notes_scroll(desk):
     shown = notes(desk, "Decode")
     assert 100 < shown["height"] < 200 < shown["full"]
     assert desk.js("() => app.graph.getNodeById(2).size[1]") < 320
+    notes_of = "() => app.graph.getNodeById(2).widgets.find(({ name }) => name === 'notes')"
+    assert desk.js(f"{notes_of}.element.style.minHeight") == "170px", "Vue nodes ask the element, not the widget"
 
 
 def test_what_a_node_does_at_the_moment_goes_when_the_run_ends(desk):
@@ -136,6 +169,38 @@ def test_what_a_node_does_at_the_moment_goes_when_the_run_ends(desk):
     assert lines(notes(desk, "Decode")["text"]) == ["a note"]
     desk.js("() => app.graph.getNodeById(2).onExecuted({ text: [] })")
     assert notes(desk, "Decode")["hidden"], "a run with nothing to say clears it"
+
+
+def fail(desk: Desk) -> str:
+    """Press Run and wait until the run has failed; what the page is told of it."""
+    before = len(desk.events)
+    desk.page.get_by_role("button", name="Run", exact=True).click()
+    while not (errors := [data for kind, data in desk.events[before:] if kind == "execution_error"]):
+        desk.page.wait_for_timeout(100)
+    desk.page.locator(".p-dialog").wait_for()
+    desk.page.keyboard.press("Escape")
+    return errors[0]["exception_message"].strip()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in sight", "in a subgraph"])
+def test_a_run_that_fails_takes_the_place_of_the_last_report(desk, inside):
+    desk.js(SCORE, inside)
+    assert desk.run().succeeded
+    if inside:
+        desk.js("() => app.canvas.openSubgraph(app.graph.nodes.find((node) => node.subgraph).subgraph)")
+    desk.fit_view()
+    desk.page.wait_for_function(f"kind => ({PICTURES})(kind).join() === '1,1'", arg="IdentityScore")
+    assert "identity" in notes(desk, "IdentityScore")["text"].lower()
+    desk.js(UNPLUG)
+    message = fail(desk)
+    assert "model 'tiny' finds" in message
+    assert notes(desk, "IdentityScore")["text"] == f"PROBLEM: {message}"
+    assert desk.js(PICTURES, "IdentityScore") == [0, 0]
+    assert desk.js("() => Object.values(app.nodeOutputs).every(({ images }) => !images)"), "nor does the page keep any"
+    desk.open()
+    desk.page.wait_for_function("() => app.graph.nodes.length")
+    assert notes(desk, "IdentityScore")["text"] == f"PROBLEM: {message}", "the last report does not come back"
+    desk.problems[:] = [problem for problem in desk.problems if PAGES_OWN not in problem]
 
 
 def test_another_workflow_says_nothing_here(desk):
@@ -164,10 +229,11 @@ def test_only_a_verdict_is_green_or_red(desk):
         const names = Object.fromEntries(Object.entries(COLOURS).map(([name, value]) => [value, name]));
         const firsts = [
             ["ready", "Preflight"], ["not ready: 1", "Preflight"], ["recommended: off", "HJBSweep"], ["x", "Decode"],
+            ...["good", "fair", "doubtful"].map((grade) => [`expected fit: ${grade}, off by`, "AlignPoses"]),
         ];
         return firsts.map(([line, kind]) => names[looks(line, 0, `StableAnimator${kind}`).colour]);
     }""")
-    assert colours == ["good", "bad", "ink", "faint"]
+    assert colours == ["good", "bad", "ink", "faint", "good", "plain", "bad"]
 
 
 def test_before_a_run_it_speaks_chinese(desk):

@@ -9,7 +9,7 @@ import pytest
 from test_alignment import person, placed
 
 from stableanimator_core.alignment import METHODS, align
-from stableanimator_core.alignment.advice import HEAD_JOINTS, MUCH_LARGER, OTHER_HEAD
+from stableanimator_core.alignment.advice import HEAD_JOINTS, MUCH_LARGER, OTHER_HEAD, fit_note, is_doubtful
 from stableanimator_core.skeleton import HEAD
 
 HEAD = list(HEAD)
@@ -107,3 +107,19 @@ def test_several_people_in_the_reference_are_said():
     assert align(clip(placed(size=400, x=150, y=50)), two).notes == (
         "the reference shows 2 people: the first one counts",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (0.03, "good, off by about 3 % of the body's height"),
+        (0.054, "good, off by about 5 % of the body's height"),
+        (0.056, "fair, off by about 6 % of the body's height"),
+        (0.104, "fair, off by about 10 % of the body's height"),
+        (0.14, "doubtful, off by about 14 % of the body's height; look whether heads, shoulders and hips lie over one "
+         "another"),
+    ],
+)  # fmt: skip
+def test_an_expected_error_is_a_grade_that_agrees_with_its_number(error, told):
+    assert fit_note(error) == f"expected fit: {told}"
+    assert is_doubtful(error) == told.startswith("doubtful")

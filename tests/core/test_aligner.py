@@ -13,9 +13,9 @@ from test_alignment import STANDING, person, placed
 from torch import nn
 
 from stableanimator_core.alignment import FITS, WITH_ALIGNER, align
+from stableanimator_core.alignment.advice import fit_note
 from stableanimator_core.alignment.fits import MOST_DEGREES, MOST_GROWTH
 from stableanimator_core.alignment.guidance import WINDOW, guide
-from stableanimator_core.alignment.learned import NOTED_ERROR
 from stableanimator_core.alignment.network import FIRST_FRAMES, MOST_FRAMES, AlignmentNet
 from stableanimator_core.alignment.similarity import Similarity
 from stableanimator_core.errors import InputError, PoseError, WeightsError
@@ -263,8 +263,7 @@ def test_the_expected_error_is_told_and_noted_where_it_is_large(error):
     nn.init.constant_(net.to_error[-1].bias, math.log(error))
     found = align(clip(), person(placed(size=400, x=300, y=20)), "learned", aligner=net)
     assert found.expected_error == pytest.approx(error, rel=1e-4)
-    noted = ("the network expects to be off by 20% of the body's height: look how it fits",)
-    assert found.notes == (noted if error > NOTED_ERROR else ())
+    assert found.notes == ((fit_note(error),) if error == 0.2 else ())
     assert align(clip(), person(placed(size=400, x=300, y=20)), "svd").expected_error is None
 
 

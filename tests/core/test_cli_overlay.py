@@ -1,6 +1,7 @@
 """`poses align --overlay` on the command line: a picture, a video or a folder, over the reference's picture."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,7 +28,13 @@ def test_picture_shows_a_few_frames_and_the_curve(align, material):
     assert status == 0 and f"overlay: {material / 'how.png'}" in out
     picture = read_image(material / "how.png")
     assert picture.shape[1] == 2 * 512 and (picture == RESULT).all(-1).any()
-    assert "joints are" in out and "% of the body) from the reference's on average, most in frame" in out
+    assert "joints are" in out and " px from the reference's on average, most in frame" in out
+
+
+def test_how_good_the_fit_should_be_is_said_in_words(align):
+    status, out, _ = align("--method", "learned")
+    assert status == 0 and re.search(r"^expected fit: \w+, off by about \d+ % of the body's height", out, re.M)
+    assert "expected fit" not in align()[1], "only the network expects anything"
 
 
 @pytest.mark.parametrize("name", ["how.mp4", "how"])

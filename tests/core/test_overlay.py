@@ -130,13 +130,13 @@ def test_only_the_wanted_frames_are_drawn(aligned, driving, reference):
     np.testing.assert_array_equal(drawn(aligned, driving, reference, frames=[2, 0]), every[[2, 0]])
 
 
-def test_captions_tell_frame_distance_share_and_the_worst():
-    assert overlay._captions(np.array([1.0, np.nan, 30.25]), 200.0) == [
-        "frame 0: 1.0 px off, 0.5 % of the body",
+def test_captions_tell_frame_distance_and_the_farthest():
+    assert overlay._captions(np.array([1.0, np.nan, 30.25])) == [
+        "frame 0: 1.0 px from the reference",
         "frame 1: no joint to compare",
-        "frame 2: 30.2 px off, 15.1 % of the body (worst)",
+        "frame 2: 30.2 px from the reference (farthest)",
     ]
-    assert overlay._captions(np.array([2.0]), 0.0) == ["frame 0: 2.0 px off"]
+    assert overlay._captions(np.array([2.0])) == ["frame 0: 2.0 px from the reference"]
 
 
 def test_every_frame_has_its_own_caption(aligned, driving, reference):
@@ -196,7 +196,7 @@ def test_a_picture_of_another_shape_is_noted(reference):
 
 def test_curve_follows_the_residual_and_marks_the_worst_frame():
     residual = np.concatenate([np.full(10, 5.0), [np.nan] * 3, np.full(10, 5.0), [50.0], np.full(9, 5.0)])
-    picture = draw_residual(residual, 400.0, marked=[0, 11])
+    picture = draw_residual(residual, marked=[0, 11])
     worst = np.argwhere(has(picture, WORST))
     assert len(worst)
     curve = has(picture, RESULT)
@@ -209,7 +209,7 @@ def test_curve_follows_the_residual_and_marks_the_worst_frame():
 
 @pytest.mark.parametrize("residual", [[3.0], [0.0, 0.0], [np.nan, np.nan], [1e-3] * 5, [1e6] * 300])
 def test_any_residual_gives_a_curve(residual):
-    assert draw_residual(np.array(residual), 100.0).shape == (300, 960, 3)
+    assert draw_residual(np.array(residual)).shape == (300, 960, 3)
 
 
 def test_summary_shows_first_middle_and_worst_over_the_curve(stick_figure, reference):
@@ -236,11 +236,11 @@ def test_200_large_frames_take_seconds(reference):
 
 
 def test_residual_is_told_in_words():
-    assert residual_sentence(np.array([1.0, 2.0, np.nan]), 50.0) == (
-        "joints are 1.5 px (3.0 % of the body) from the reference's on average, most in frame 1 (2.0 px); "
-        "this holds the pose, too: nearer is not better"
+    assert residual_sentence(np.array([1.0, 2.0, np.nan])) == (
+        "joints are 1.5 px from the reference's on average, most in frame 1 (2.0 px): "
+        "how unlike the postures are, not how good the fit is"
     )
-    assert residual_sentence(np.array([1.0]), 0.0) == (
-        "joints are 1.0 px from the reference's on average; this holds the pose, too: nearer is not better"
+    assert residual_sentence(np.array([1.0])) == (
+        "joints are 1.0 px from the reference's on average: how unlike the postures are, not how good the fit is"
     )
-    assert residual_sentence(np.full(2, np.nan), 50.0) == "no joint to compare with the reference's"
+    assert residual_sentence(np.full(2, np.nan)) == "no joint to compare with the reference's"

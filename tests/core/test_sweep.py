@@ -248,6 +248,7 @@ def test_several_clips_are_one_row_each():
 def test_names():
     assert name_of(replace(BASE, iterations=0)) == "off"
     assert name_of(replace(BASE, iterations=4, stop="adaptive")) == "up to 4 iterations, steps 2:3"
+    assert name_of(replace(BASE, iterations=1)) == "1 iteration, steps 2:3"
 
 
 def test_what_there_is_to_look_at(clip):

@@ -7,12 +7,15 @@ from material import CANVAS, extract, literal, prompt, standing
 
 
 def message_of(server, nodes: dict) -> tuple[str, str]:
-    """Node and message of a run that must fail."""
+    """Node and message of a run that must fail, which the page is told, too."""
     run = server.run(nodes)
     assert run.error is not None, "expected an error"
     assert "errors." in run.error["exception_type"], "not one of the core's own errors"
     assert len(run.error["traceback"]) < 8
-    return run.error["node_id"], run.error["exception_message"].strip()
+    node, message = run.error["node_id"], run.error["exception_message"].strip()
+    (told,) = [data for data in run.of("stableanimator.text") if data.get("failed")]
+    assert (told["node"], told["text"]) == (node, f"PROBLEM: {message}")
+    return node, message
 
 
 CASES = {
@@ -29,6 +32,15 @@ def test_wrong_input_is_one_line(server, case):
     given, node, part = CASES[case]
     where, message = message_of(server, prompt(**given))
     assert (where, part in message, "\n" in message) == (node, True, False), message
+
+
+def test_a_fault_of_ours_is_told_to_the_page_with_its_kind(server):
+    nodes = prompt()
+    nodes["align"]["inputs"]["picture"] = {"__value__": "no picture"}
+    run = server.run(nodes)
+    (told,) = [data for data in run.of("stableanimator.text") if data.get("failed")]
+    assert run.error["node_id"] == told["node"] == "align"
+    assert told["text"] == f"PROBLEM: {run.error['exception_type']}: {run.error['exception_message'].strip()}"
 
 
 def test_face_without_a_pose(server):
