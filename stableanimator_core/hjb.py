@@ -172,16 +172,16 @@ OnIdentity = Callable[[Likeness], None]
 
 
 def with_chunk(
-    config: HJBConfig, vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int]
+    config: HJBConfig, vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int], gain: int = 0
 ) -> HJBConfig:
     """The same settings with a number for `chunk`: as many frames as fit into the memory that is free now.
 
-    boxes, size: as in place_windows.
+    boxes, size: as in place_windows. gain: bytes that will be free besides.
     """
     if config.chunk is not None:
         return config
     free = free_bytes(vae.device)
-    chunk = CHUNK if free is None else fitting_chunk(vae, boxes, size, config.around, free - SPARE_BYTES)
+    chunk = CHUNK if free is None else fitting_chunk(vae, boxes, size, config.around, free + gain - SPARE_BYTES)
     return replace(config, chunk=chunk)
 
 
@@ -199,6 +199,7 @@ def make_face_refiner(
     on_smaller: Callable[[int], None] | None = None,
     measure: bool = False,
     graphs: Graphs = OFF,
+    make_room: Callable[[], bool] | None = None,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
@@ -218,13 +219,15 @@ def make_face_refiner(
     on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
     on_smaller(chunk) is called when memory ran out: the iteration is done again, and all that follow, with half as many
     frames decoded at once.
-    graphs: of this run alone; iterations are recorded with them, and they are closed before anything is made smaller.
+    graphs: of this run alone; iterations are recorded with them. make_room: asked before anything is made smaller,
+    until it finds nothing more to give back; None closes the graphs.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0,
     torch.OutOfMemoryError when memory runs out with one frame.
     StableAnimator++ (arXiv 2507.15064), Algorithm 1.
     """
     config.check(steps)
+    make_room = make_room or graphs.close
     for network in (vae, embed):
         if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
             raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
@@ -247,7 +250,7 @@ def make_face_refiner(
             made = attempt(work, windows)
             if made is not None:
                 return made
-            if graphs.close():  # their memory may be what lacks
+            if make_room():
                 continue
             frames, rows, columns = max(window.shape for window in windows)
             if frames == 1:
