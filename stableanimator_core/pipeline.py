@@ -110,7 +110,7 @@ class StableAnimator:
     """The library's front door: load once, animate often.
 
     processes: each with its own StableAnimator, call `animate` with the same arguments and get the same result; they
-    share the UNet's work. See parallel.join_processes.
+    share the work of the UNet and of HJB. See parallel.join_processes.
     """
 
     def __init__(self, models: Models, processes: Processes = ALONE):
@@ -212,8 +212,8 @@ def sample(
     chosen: frames to make, ascending, all by default; crop, noise and guidance are those that they have in the whole.
     measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
-    processes: share the context windows; the first alone optimises the face. Latents are the same in all, and the same
-    as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
+    processes: share the context windows, and the windows of faces that HJB decodes. Latents are the same in all, and
+    the same as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
     Raises InputError without frames, ValueError for a trail in several processes, whose cards may be free of different
     amounts: they would not all go on from the same step.
     """
@@ -255,7 +255,7 @@ def sample(
     )  # fmt: skip
     shape = (poses.frames, 4, *_cells(models, settings))
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
-    hjb, fitted = _for_memory(hjb, models, face, faces, settings)
+    hjb, fitted = _for_memory(hjb, models, face, faces, settings, processes)
     notes += fitted
 
     def on_smaller(chunk: int) -> None:
@@ -269,9 +269,8 @@ def sample(
             models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
             reference=reference_among(face, faces), on_identity=hooks.on_identity,
             on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
-            graphs=graphs, make_room=make_room,
+            graphs=graphs, make_room=make_room, processes=processes,
         )  # fmt: skip
-        refine = processes.refine_in_first(refine)
     with models.on_device("unet", room=sampling_bytes(models, settings, hjb, faces)), closing(graphs):
         if trail is None:
             latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
@@ -340,12 +339,14 @@ def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
 
 
 def _for_memory(
-    hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig
+    hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig,
+    processes: Processes = ALONE,
 ) -> tuple[HJBConfig, list[str]]:  # fmt: skip
     """With the chunk that fits into the memory that is free now, where there is a face; a note where that is less."""
     if hjb.chunk is not None or face is None or not faces.found.any():
         return hjb, []
-    hjb = with_chunk(hjb, models.vae, faces, _cells(models, settings), gain=models.gain("unet"))
+    gain = models.gain("unet")
+    hjb = with_chunk(hjb, models.vae, faces, _cells(models, settings), gain=gain, processes=processes)
     fewer = hjb.iterations > 0 and hjb.chunk < min(CHUNK, int(faces.found.sum()))
     return hjb, [fitted_note(hjb.chunk)] if fewer else []
 

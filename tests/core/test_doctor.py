@@ -55,8 +55,8 @@ def test_networks_that_take_turns_are_planned_for_the_command_line(told):
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("model v1 at 512x512: "))
     assert "at least: too much" in lines[at]
-    planned = f"  on the command line: about {own['peak_gib']:.1f} of the card's 6.0 GiB; networks take turns on the card; "
-    assert lines[at + 1].startswith(planned)
+    needed = f"about {own['peak_gib']:.1f} of the card's 6.0 GiB; networks take turns on the card; "
+    assert lines[at + 1].startswith(f"  on the command line: {needed}")
     assert "on the command line" not in told(card(24.0))[0]
 
 
