@@ -271,7 +271,8 @@ def sample(
             on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
             graphs=graphs, make_room=make_room, processes=processes,
         )  # fmt: skip
-    with models.on_device("unet", room=sampling_bytes(models, settings, hjb, faces)), closing(graphs):
+    room = sampling_bytes(models, settings, None if face is None else hjb, faces)
+    with models.on_device("unet", room=room), closing(graphs):
         if trail is None:
             latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
         else:
@@ -317,18 +318,17 @@ def fit_to_memory(
     return _for_memory(hjb, models, face, place_motion(models.config, poses, settings, chosen)[2], settings)
 
 
-def sampling_bytes(models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes) -> float:
+def sampling_bytes(models: Models, settings: SamplingConfig, hjb: HJBConfig | None, faces: FaceBoxes) -> float:
     """What a denoising step takes beside the networks, or an iteration of HJB if that is more, about.
 
-    hjb: its chunk is None where there is no face to optimise.
+    hjb: with a number for chunk; None where there is no face to optimise. faces: as in Sampled.
     """
     frames, pixels = min(len(faces.found), settings.context_window), settings.width * settings.height
     step = settings.halves * unet_bytes(models.unet, frames, pixels, models.device)
-    if not hjb.iterations or hjb.chunk is None:
+    if hjb is None or not hjb.iterations:
         return step
-    window = largest_window(
-        faces, _cells(models, settings), cell_size(models.vae), chunk=hjb.chunk, margin=hjb.around
-    )
+    cell = cell_size(models.vae)
+    window = largest_window(faces, _cells(models, settings), cell, chunk=hjb.chunk or CHUNK, margin=hjb.around)
     return max(step, hjb_bytes(models.vae, window))
 
 

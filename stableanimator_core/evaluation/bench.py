@@ -104,7 +104,7 @@ def run_bench(
     def unet_seconds(stage: str, guidance: Tensor, windows: list[list[int]]) -> float:
         with closing(Graphs(device)) as graphs:
             denoise = make_denoiser(models.unet, cond, guidance, windows, graphs=graphs)
-            room = sampling_bytes(models, settings, HJBConfig(iterations=0), first.faces)
+            room = sampling_bytes(models, settings, None, first.faces)
             return measure(stage, lambda: denoise(noise, sigma), "unet", room=room)[0]
 
     def measure_hjb(hjb: HJBConfig) -> tuple[HJBConfig, dict]:

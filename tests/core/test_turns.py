@@ -81,7 +81,7 @@ def needs(models: Models) -> dict[str, float]:
     return {
         "both": sum(bytes_of(getattr(models, name)) for name in HEAVY),
         "conditioning": encode_bytes(models.vae, pixels),
-        "sampling": sampling_bytes(models, settings, HJBConfig(iterations=0), faces),
+        "sampling": sampling_bytes(models, settings, None, faces),
         "decoding": FRAMES * decode_bytes(models.vae, pixels),
     }
 
