@@ -42,7 +42,7 @@ class Models:
         return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
     def to(self, device: str | torch.device) -> Models:
-        """Move every network in place and return self."""
+        """Move every network in place and return self; those that take turns come back when they are wanted."""
         for module in self.parts().values():
             module.to(device)
         return self
