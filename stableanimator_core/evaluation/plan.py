@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKLTemporalDecoder
 
 from ..denoiser import unet_bytes
 from ..face import FaceBoxes
@@ -55,12 +56,20 @@ class MemoryPlan(NamedTuple):
     card: float | None  # None: as large as is wanted
 
     @property
+    def sampling(self) -> float:
+        """The most beside the networks until the latents are there: stages follow one another."""
+        return max(self.unet, self.hjb)
+
+    @property
+    def beside(self) -> float:
+        """The most beside the networks, with decoding."""
+        return max(self.sampling, self.decode)
+
+    @property
     def peak(self) -> float:
-        """The most at any time: stages follow one another."""
+        """The most at any time."""
         held = self.held
-        return max(
-            held.conditioning + self.encode, held.sampling + max(self.unet, self.hjb), held.decoding + self.decode
-        )
+        return max(held.conditioning + self.encode, held.sampling + self.sampling, held.decoding + self.decode)
 
     @property
     def turns(self) -> bool:
@@ -113,10 +122,9 @@ def plan_memory(
     sampling = card.enter("unet", room=max(settings.halves * unet, taken))
     together = settings.halves * unet <= card.rest(sampling)
 
-    frame, most = decode_bytes(vae, pixels), min(CHUNK, frames)
-    decoding = card.enter(room=most * frame)
-    longer = max(settings.width, settings.height) // cell_size(vae)
-    at_once, tile, part = _fit_decoding(frame, longer, most, card.rest(decoding))
+    most = min(CHUNK, frames)
+    decoding = card.enter(room=most * decode_bytes(vae, pixels))
+    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, most, card.rest(decoding))
     return MemoryPlan(
         networks=networks_gib(models),
         held=Held(conditioning, sampling, decoding),
@@ -127,7 +135,7 @@ def plan_memory(
         window=None if window is None else window.shape,
         hjb_chunk=chunk,
         hjb_asked=hjb.chunk or FACES,
-        decode=at_once * part * frame / GIB,
+        decode=decode,
         decode_chunk=at_once,
         decode_asked=most,
         tile=tile,
@@ -142,7 +150,7 @@ class _Card:
         self.gib = gib
         self.turns = models.turns is not None
         self.all = networks_gib(models)
-        self.heavy = {name: bytes_of(getattr(models, name)) / GIB for name in HEAVY}
+        self.heavy = {name: weights_gib(getattr(models, name)) for name in HEAVY}
         self.here = set(HEAVY)
 
     def held(self, here: Iterable[str]) -> float:
@@ -166,16 +174,19 @@ class _Card:
         return self.held(here)
 
 
-def _fit_decoding(frame: float, longer: int, most: int, rest: float) -> tuple[int, int | None, float]:
-    """Frames at once, the tile's side in latent cells and its share of a frame: where decode_latents ends when so many
-    bytes are left. frame: what one takes. longer: its longer side in cells."""
+def plan_decoding(
+    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float
+) -> tuple[int, int | None, float]:
+    """Frames of this size decoded at once, the tile's side in latent cells, and the GiB that they take: where
+    decode_latents ends when so many bytes are left. most: frames at once that are asked for."""
+    frame, longer = decode_bytes(vae, width * height), max(width, height) // cell_size(vae)
     while most > 1 and most * frame > rest:
         most //= 2
     tile, part = None, 1.0
     while most * part * frame > rest and tile != LEAST_TILE:
         tile = max(-(-(tile or longer) // 2), LEAST_TILE)
         part = min(1.0, (tile / longer) ** 2)
-    return most, tile, part
+    return most, tile, most * part * frame / GIB
 
 
 def plan_published(card_gib: float, *, turns: bool = False) -> dict[tuple[int, int], MemoryPlan]:
@@ -235,7 +246,12 @@ def is_published(models: Models) -> bool:
 
 def networks_gib(models: Models) -> float:
     """What the weights take, wherever they are."""
-    return sum(map(bytes_of, models.parts().values())) / GIB
+    return sum(map(weights_gib, models.parts().values()))
+
+
+def weights_gib(network: torch.nn.Module) -> float:
+    """What the weights of one network take."""
+    return bytes_of(network) / GIB
 
 
 def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:

@@ -226,6 +226,7 @@ def test_stages_of_a_plan(published):
     assert whole.hjb == pytest.approx(8 * 136**2 * face_windows.PLAIN_HJB_BYTES / gib) and whole.window == (8, 17, 17)
     assert whole.decode == pytest.approx(8 * pixels * vae.PLAIN_DECODE_BYTES / gib)
     assert whole.peak == 4.0 + max(whole.unet, whole.hjb, whole.decode) and whole.fits
+    assert whole.beside == whole.decode > whole.sampling == whole.unet > whole.hjb
     assert not describe_plan(whole) and not check_memory(published, whole)
     alone = plan_memory(published, replace(given, guidance=(1.0, 1.0)), HJBConfig(), faces, None)
     assert alone.unet == whole.unet / 2
