@@ -16,7 +16,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from .face import ReferenceFace, face_boxes
 from .keypoints import Poses
 from .models.pose_net import PoseNet
-from .vae import encode_image
+from .vae import encode_bytes, encode_image
 from .weights import ModelConfig, Models
 
 HUGE = 1536  # px, longest side of a picture that the image encoder's own shrinking is left to
@@ -43,25 +43,27 @@ def build_conditioning(
     reference: [3, H, W] in -1..1, any size with the output's aspect. pose_images: [F, H, W, 3] uint8 at the output's
     size. size: width, height of the output. generator: CPU; draws the noise augmentation.
     """
-    unet = next(models.unet.parameters())
     width, height = size
     resized = resize_picture(reference[None], width, height)
     noise = torch.randn(resized.shape, generator=generator)
     noisy = resized.cpu() + models.config.noise_augmentation * noise
     vae = next(models.vae.parameters())
-    image_latents = encode_image(models.vae, noisy.to(vae))
-    encoder = next(models.image_encoder.parameters())
-    token = image_token(models.image_encoder, clip_picture(models.image_encoder, reference[None]).to(encoder))
-    if face is None:
-        tokens = token.new_zeros(1, models.face_encoder.num_tokens, token.shape[-1])
-    else:
-        tokens = models.face_encoder(face.embedding[None].to(encoder), token)
+    with models.on_device("image_encoder", room=encode_bytes(models.vae, width * height)):
+        image_latents = encode_image(models.vae, noisy.to(vae))
+        encoder = next(models.image_encoder.parameters())
+        token = image_token(models.image_encoder, clip_picture(models.image_encoder, reference[None]).to(encoder))
+        if face is None:
+            tokens = token.new_zeros(1, models.face_encoder.num_tokens, token.shape[-1])
+        else:
+            tokens = models.face_encoder(face.embedding[None].to(encoder), token)
+        poses = pose_features(models.pose_net, pose_images)
+    unet = {"device": models.device, "dtype": models.dtype}
     return Conditioning(
-        context=torch.cat([token, tokens], dim=1).to(unet),
+        context=torch.cat([token, tokens], dim=1).to(**unet),
         id_scale=0.0 if face is None else 1.0,
-        image_latents=image_latents.to(unet),
-        time_ids=time_ids(models.config).to(unet),
-        pose_features=pose_features(models.pose_net, pose_images).to(unet),
+        image_latents=image_latents.to(**unet),
+        time_ids=time_ids(models.config).to(**unet),
+        pose_features=poses.to(**unet),
     )
 
 

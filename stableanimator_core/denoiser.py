@@ -10,17 +10,23 @@ from torch import Tensor
 from .conditioning import Conditioning
 from .graphs import OFF, Graphs
 from .memory import attempt
+from .models import kernels
 from .models.unet import AnimatorUNet
 from .parallel import ALONE, Processes
+from .vae import width_of
 from .windows import window_weights
 
+# What Stable Video Diffusion's UNet takes in half precision, beside its weights, for every pixel of a frame of one
+# window and one half of guidance: tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
+UNET_BYTES, PLAIN_UNET_BYTES = 255, 300
+UNET_WIDTH = 320 + 640 / 4 + 1280 / 16 + 1280 / 64
 HALVES_APART = "memory held one half of guidance at a time: steps take longer, the video is the same"
 
 
 def make_denoiser(
     unet: AnimatorUNet, cond: Conditioning, guidance: Tensor, windows: list[list[int]],
     *, on_forward: Callable[[], None] | None = None, on_note: Callable[[str], None] | None = None,
-    processes: Processes = ALONE, graphs: Graphs = OFF,
+    processes: Processes = ALONE, graphs: Graphs = OFF, make_room: Callable[[], bool] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """Denoiser of a clip: x [F, 4, h, w] float32, sigma -> x0 [F, 4, h, w] float32.
 
@@ -30,8 +36,10 @@ def make_denoiser(
     on_forward: called before every UNet call (cancel). on_note: told, once, that the halves are run apart.
     Raises torch.OutOfMemoryError when one half does not fit.
     processes: share the windows; each calls the denoiser with the same x and gets the same x0.
-    graphs: the UNet is recorded with them; they are closed before the halves are run apart.
+    graphs: the UNet is recorded with them. make_room: asked before the halves are run apart, until it finds nothing
+    more to give back; None closes the graphs.
     """
+    make_room = make_room or graphs.close
     guided = bool((guidance != 1).any())
     g = guidance[:, None, None, None]
     together = True  # both halves in one batch
@@ -43,9 +51,9 @@ def make_denoiser(
         return v.float()
 
     def try_to_run(*halves: Tensor) -> Tensor | None:
-        """None when memory runs out, with the graphs' memory given back, too."""
+        """None when memory runs out, with all that can be given back given back."""
         v = attempt(lambda: run(*halves))
-        if v is None and graphs.close():
+        while v is None and make_room():
             v = attempt(lambda: run(*halves))
         return v
 
@@ -104,6 +112,13 @@ def make_denoiser(
         return x0_from_v(v, x, sigma)
 
     return denoise
+
+
+def unet_bytes(unet: AnimatorUNet, frames: int, pixels: int, device: torch.device) -> float:
+    """What one half of guidance takes for a window of so many frames, of so many pixels each, about: measured for the
+    published UNet, in proportion to the channels and the precision for others. device: where it will be."""
+    each = UNET_BYTES if kernels.usable(device) else PLAIN_UNET_BYTES
+    return frames * pixels * each * width_of(unet) / UNET_WIDTH * unet.dtype.itemsize / 2
 
 
 def frame_guidance(first: float, last: float, frames: int, *, device: torch.device | str = "cpu") -> Tensor:

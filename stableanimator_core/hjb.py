@@ -18,6 +18,7 @@ from .face.sharpness import sharpness
 from .face_windows import CHUNK, SPARE_BYTES, Window, face_mask, find_face_cells, fitting_chunk, place_windows
 from .graphs import OFF, Graphs
 from .memory import attempt, free_bytes
+from .parallel import ALONE, Processes
 from .vae import cell_size, decode_latents
 
 # Powers of two, so exact: the first keeps the gradient of a half-precision decoder off the underflow, the next ones
@@ -172,17 +173,18 @@ OnIdentity = Callable[[Likeness], None]
 
 
 def with_chunk(
-    config: HJBConfig, vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int]
-) -> HJBConfig:
+    config: HJBConfig, vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int], *, gain: int = 0,
+    processes: Processes = ALONE,
+) -> HJBConfig:  # fmt: skip
     """The same settings with a number for `chunk`: as many frames as fit into the memory that is free now.
 
-    boxes, size: as in place_windows.
+    boxes, size: as in place_windows. gain: bytes that will be free besides. processes: all take what fits in each.
     """
     if config.chunk is not None:
         return config
     free = free_bytes(vae.device)
-    chunk = CHUNK if free is None else fitting_chunk(vae, boxes, size, config.around, free - SPARE_BYTES)
-    return replace(config, chunk=chunk)
+    chunk = CHUNK if free is None else fitting_chunk(vae, boxes, size, config.around, free + gain - SPARE_BYTES)
+    return replace(config, chunk=int(min(processes.told(chunk))))
 
 
 def make_face_refiner(
@@ -199,6 +201,8 @@ def make_face_refiner(
     on_smaller: Callable[[int], None] | None = None,
     measure: bool = False,
     graphs: Graphs = OFF,
+    make_room: Callable[[], bool] | None = None,
+    processes: Processes = ALONE,
 ) -> Callable[[Tensor, int], Tensor]:
     """refine(x0, i) for `sample_euler`: Adam on x0, minimising the mean of 1 − csim(embed(face of decode(x0)), target).
 
@@ -218,13 +222,18 @@ def make_face_refiner(
     on_taken(iterations) is called at the end of every refined step: how many Adam steps it took.
     on_smaller(chunk) is called when memory ran out: the iteration is done again, and all that follow, with half as many
     frames decoded at once.
-    graphs: of this run alone; iterations are recorded with them, and they are closed before anything is made smaller.
+    graphs: of this run alone; iterations are recorded with them. make_room: asked before anything is made smaller,
+    until it finds nothing more to give back; None closes the graphs.
+    processes: share the windows, and take the same Adam steps by the gradient that all have found; they call refine
+    alike and with the same x0. on_identity is called in the first alone. When memory runs out in one, all go on with
+    less at once.
     Raises InputError when no sampling step is refined, FaceError when a box lies outside the frame or the gradient
     overflows, ValueError when the weights are inference tensors or the boxes are not those of x0,
     torch.OutOfMemoryError when memory runs out with one frame.
     StableAnimator++ (arXiv 2507.15064), Algorithm 1.
     """
     config.check(steps)
+    make_room = make_room or graphs.close
     for network in (vae, embed):
         if isinstance(network, nn.Module) and any(weight.is_inference() for weight in network.parameters()):
             raise ValueError(f"{type(network).__name__} was loaded under torch.inference_mode(); load it outside of it")
@@ -238,16 +247,16 @@ def make_face_refiner(
         return place_windows(boxes, size, cell_size(vae), chunk=at_once, margin=margin)
 
     def through_windows(x0: Tensor, margin: int | None, work: Callable[[list[Window]], Made]) -> Made:
-        """work(windows), with smaller ones as long as memory runs out."""
+        """work(windows), with smaller ones as long as memory runs out in any process."""
         nonlocal chunk
         size = tuple(x0.shape[-2:])
-        chunk = chunk or with_chunk(config, vae, boxes, size).chunk
+        chunk = chunk or with_chunk(config, vae, boxes, size, processes=processes).chunk
         while True:
             windows = windows_of(size, chunk, margin)
             made = attempt(work, windows)
-            if made is not None:
+            if not any(processes.told(made is None)):
                 return made
-            if graphs.close():  # their memory may be what lacks
+            if any(processes.told(made is None and make_room())):
                 continue
             frames, rows, columns = max(window.shape for window in windows)
             if frames == 1:
@@ -264,7 +273,7 @@ def make_face_refiner(
         return sharpness(look.faces, reference) if limited else torch.zeros_like(look.csim)
 
     def tell(step: int, iteration: int, look: Look, *, refined: bool, last: bool) -> None:
-        if on_identity is not None:
+        if on_identity is not None and processes.first:
             frames = boxes.found.nonzero().flatten().tolist()
             on_identity(Likeness(step, iteration, look.csim, look.faces[frames], frames, refined, last))
 
@@ -277,7 +286,10 @@ def make_face_refiner(
         margin = config.margin if settings is None else settings.margin
 
         def look_at(x0: Tensor, goal: Tensor, *, show: bool = True) -> Look:
-            return through_windows(x0, margin, lambda windows: look_at_faces(x0, windows, vae, embed, goal, show=show))
+            look = functools.partial(
+                look_at_faces, x0, vae=vae, embed=embed, target=goal, show=show, processes=processes
+            )
+            return through_windows(x0, margin, look).gathered(processes)
 
         if settings is None:
             tell(i, 0, look_at(x0, target.to(x0.device)), refined=False, last=True)
@@ -296,9 +308,10 @@ def make_face_refiner(
                 for scale in _GRADIENT_SCALES:
                     differentiate = functools.partial(
                         face_gradient, x0, vae=vae, embed=embed, target=goal, moving=moving, scale=scale, show=show,
-                        graphs=graphs,
+                        graphs=graphs, processes=processes,
                     )  # fmt: skip
                     seen, gradient = through_windows(x0, margin, differentiate)
+                    seen, gradient = seen.gathered(processes), processes.gather(gradient)
                     if gradient.isfinite().all():
                         break
                 look = seen if look is None else look.updated(seen)
@@ -365,6 +378,18 @@ class Look(NamedTuple):
             side = self.faces.shape[-1]
             self.faces[window.frames] = crop_faces(pixels.detach(), window.faces, side, antialias=True)
 
+    def gathered(self, processes: Processes) -> Look:
+        """With what the windows of the other processes show."""
+        if processes.count == 1:
+            return self
+        own = ~self.csim.isnan()
+        seen = processes.gather(own.float()) > 0
+        csim = processes.gather(self.csim.where(own, 0)).where(seen, math.nan)
+        if self.faces is None:
+            return Look(csim, None)
+        own, seen = own[:, None, None, None], seen[:, None, None, None]
+        return Look(csim, processes.gather(self.faces.where(own, 0)).where(seen, math.nan))
+
     def updated(self, other: Look) -> Look:
         """The other look, and this one where the other sees nothing."""
         unseen = other.csim.isnan()
@@ -414,11 +439,11 @@ class _Rest:
 @torch.no_grad()
 def look_at_faces(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
-    *, show: bool = True,
+    *, show: bool = True, processes: Processes = ALONE,
 ) -> Look:  # fmt: skip
-    """The faces of x0 [F, 4, h, w], decoded as HJB does it. show: with their pictures."""
+    """The faces of x0 [F, 4, h, w], decoded as HJB does it, in this process's windows. show: with their pictures."""
     look = Look.none(x0, embed.input_size, show=show)
-    for window in windows:
+    for window in processes.mine(windows):
         latents = x0[(window.frames, slice(None), *window.cells)]
         look.take(window, *_see(latents, window.faces, vae, embed, target))
     return look
@@ -427,18 +452,20 @@ def look_at_faces(
 def face_gradient(
     x0: Tensor, windows: list[Window], vae: AutoencoderKLTemporalDecoder, embed: Embedder, target: Tensor,
     *, moving: Tensor | None = None, scale: float = 1.0, show: bool = True, graphs: Graphs = OFF,
+    processes: Processes = ALONE,
 ) -> tuple[Look, Tensor]:  # fmt: skip
     """The faces that the windows show, and the gradient of the mean of their 1 − csim by x0, [F, 4, h, w].
 
+    processes: share the windows; of those of others no face is seen and the gradient is 0.
     moving: bool [F]; windows without any of these frames are not decoded, which leaves their gradient 0. None: all.
     scale: of the loss while it is differentiated, for networks in half precision. show: with pictures of the faces.
     """
     look = Look.none(x0, embed.input_size, show=show)
     gradient = torch.zeros_like(x0)
     faces = sum(len(window.frames) for window in windows)
-    for window in windows:
-        if moving is not None and not moving[window.frames].any():
-            continue
+    if moving is not None:
+        windows = [window for window in windows if moving[window.frames].any()]
+    for window in processes.mine(windows):
         area = (window.frames, slice(None), *window.cells)
         differentiate = functools.partial(_differentiate, window.faces, vae, embed, scale / faces, show)
         templates, boxes = window.faces.templates, None

@@ -7,15 +7,43 @@ from typing import TypeVar
 
 import torch
 
+GIB = 1 << 30
+CUDA_GIB = 0.6  # of a card, for CUDA itself
 Made = TypeVar("Made")
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What tensors can still take on a CUDA device, with what torch holds and does not use; None elsewhere."""
+    """What tensors can still take on a CUDA device, with what torch holds and does not use; None elsewhere.
+
+    Where this process was given a share of the card (`limit_card`, torch's set_per_process_memory_fraction), of that.
+    """
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device)
+    return min(free, int(total * _share(device))) - torch.cuda.memory_allocated(device)
+
+
+def limit_card(device: torch.device, gib: float) -> None:
+    """Leave this process as much of a CUDA device as a card of so many GiB would, without what CUDA itself takes."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min((gib - CUDA_GIB) * GIB / total, 1.0), device)
+
+
+def card_gib(device: torch.device) -> float | None:
+    """How large a CUDA device is, or passes for by `limit_card`; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = _share(device)
+    return total / GIB if share == 1 else total * share / GIB + CUDA_GIB
+
+
+def _share(device: torch.device) -> float:
+    """Of a CUDA device that is left to this process."""
+    if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # torch 2.6 can't tell
+        return torch.cuda.get_per_process_memory_fraction(device)
+    return 1.0
 
 
 def attempt(work: Callable[..., Made], *given) -> Made | None:

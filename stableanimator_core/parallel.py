@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import InputError, one_line
 
-PATIENCE = timedelta(hours=12)  # of the others while the first process finds poses or optimises faces
+PATIENCE = timedelta(hours=12)  # of the others while the first process finds poses
 GRACE = 10.0  # s that a process which fails leaves the word to another one that may know better
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class LostProcess(RuntimeError):
 class Processes:
     """How many processes share the job and which of them this is.
 
-    All must come to `gather` and `from_first` equally often. What fails must end its process, and the launcher, which
-    sees that, the others; they would wait.
+    All must come to `gather`, `told` and `from_first` equally often. What fails must end its process, and the launcher,
+    which sees that, the others; they would wait.
     """
 
     rank: int = 0
@@ -68,14 +68,13 @@ class Processes:
             dist.broadcast_object_list(made, device=torch.device("cpu"))
         return made[0]
 
-    def refine_in_first(self, refine: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
-        """`refine(x0, i) -> x0` that runs in the first process and gives all of them its answer.
-
-        On GPUs its backward pass adds up in any order: each running its own, they would drift apart.
-        """
+    def told(self, number: float) -> list[float]:
+        """The number that every process says, in all of them."""
         if self.count == 1:
-            return refine
-        return lambda x0, i: self.gather(refine(x0, i).clone() if self.first else torch.zeros_like(x0))
+            return [number]
+        table = torch.zeros(self.count)
+        table[self.rank] = number
+        return self.gather(table).tolist()
 
 
 ALONE = Processes()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .alignment import WITH_ALIGNER, align
 from .conditioning import Cover, build_conditioning, cover, cover_picture, cover_poses
-from .denoiser import frame_guidance, make_denoiser
+from .denoiser import frame_guidance, make_denoiser, unet_bytes
 from .errors import FaceError, InputError, WeightsError
 from .face import (
     FaceBoxes,
@@ -27,7 +27,7 @@ from .face import (
     score_identity,
 )
 from .face.sharpness import reference_among
-from .face_windows import CHUNK
+from .face_windows import CHUNK, hjb_bytes, largest_window
 from .graphs import Graphs
 from .hjb import HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
 from .keypoints import Poses
@@ -35,7 +35,7 @@ from .parallel import ALONE, Processes
 from .pose.draw import draw_poses
 from .sampling import Callback, init_noise, karras_sigmas, sample_euler
 from .trail import Course, Plan, Trail, key_of
-from .vae import cell_size, decode_latents
+from .vae import cell_size, decode_video
 from .video.pixels import from_uint8, to_uint8
 from .weights import ModelConfig, Models, Places, config_of, load_aligner, load_models
 from .windows import context_windows
@@ -55,6 +55,11 @@ class SamplingConfig:
     context_window: int
     context_overlap: int
     seed: int = 0
+
+    @property
+    def halves(self) -> int:
+        """Of guidance, that a step runs."""
+        return 1 if self.guidance == (1, 1) else 2
 
     @classmethod
     def for_model(cls, config: ModelConfig, **given) -> SamplingConfig:
@@ -105,7 +110,7 @@ class StableAnimator:
     """The library's front door: load once, animate often.
 
     processes: each with its own StableAnimator, call `animate` with the same arguments and get the same result; they
-    share the UNet's work. See parallel.join_processes.
+    share the work of the UNet and of HJB. See parallel.join_processes.
     """
 
     def __init__(self, models: Models, processes: Processes = ALONE):
@@ -123,7 +128,7 @@ class StableAnimator:
         """
         where = pick_device(device)
         dtype = dtype or pick_dtype(config_of(model), where)
-        return cls(load_models(model, device=where, dtype=dtype, places=places), processes)
+        return cls(load_models(model, device=where, dtype=dtype, places=places).taking_turns(), processes)
 
     def animate(
         self, reference: np.ndarray, driving: Poses, reference_pose: Poses, *, align_method: str = "learned",
@@ -157,9 +162,7 @@ class StableAnimator:
                 models, reference, aligned.poses, face, settings, hjb, hooks=hooks, trail=trail,
                 processes=self.processes,
             )  # fmt: skip
-            video = decode_latents(
-                models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode, on_note=notes.append
-            )  # [F, 3, H, W]
+            video = decode_video(models, made.latents, on_chunk=hooks.on_decode, on_note=notes.append)  # [F, 3, H, W]
             judge, csim = "no face", torch.full((len(video),), float("nan"))
             if face is not None:
                 judge, csim = self.judge_identity(video, made.faces, reference, face)
@@ -209,8 +212,8 @@ def sample(
     chosen: frames to make, ascending, all by default; crop, noise and guidance are those that they have in the whole.
     measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
-    processes: share the context windows; the first alone optimises the face. Latents are the same in all, and the same
-    as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
+    processes: share the context windows, and the windows of faces that HJB decodes. Latents are the same in all, and
+    the same as one process makes, bit for bit where their devices, libraries and numbers of threads are alike.
     Raises InputError without frames, ValueError for a trail in several processes, whose cards may be free of different
     amounts: they would not all go on from the same step.
     """
@@ -243,13 +246,16 @@ def sample(
         notes.append(note)
         tell(note)
 
+    def make_room() -> bool:
+        return models.make_room() or graphs.close()
+
     denoise = make_denoiser(
         models.unet, cond, guidance, windows, on_forward=hooks.on_forward, on_note=on_note, processes=processes,
-        graphs=graphs,
+        graphs=graphs, make_room=make_room,
     )  # fmt: skip
     shape = (poses.frames, 4, *_cells(models, settings))
     noise = init_noise(shape, config.sigma_max, generator=generator, device=device)[chosen]
-    hjb, fitted = _for_memory(hjb, models, face, faces, settings)
+    hjb, fitted = _for_memory(hjb, models, face, faces, settings, processes)
     notes += fitted
 
     def on_smaller(chunk: int) -> None:
@@ -263,10 +269,10 @@ def sample(
             models.vae, models.face_embedder, face.embedding, faces, hjb, settings.steps,
             reference=reference_among(face, faces), on_identity=hooks.on_identity,
             on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
-            graphs=graphs,
+            graphs=graphs, make_room=make_room, processes=processes,
         )  # fmt: skip
-        refine = processes.refine_in_first(refine)
-    with closing(graphs):
+    room = sampling_bytes(models, settings, None if face is None else hjb, faces)
+    with models.on_device("unet", room=room), closing(graphs):
         if trail is None:
             latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
         else:
@@ -312,6 +318,20 @@ def fit_to_memory(
     return _for_memory(hjb, models, face, place_motion(models.config, poses, settings, chosen)[2], settings)
 
 
+def sampling_bytes(models: Models, settings: SamplingConfig, hjb: HJBConfig | None, faces: FaceBoxes) -> float:
+    """What a denoising step takes beside the networks, or an iteration of HJB if that is more, about.
+
+    hjb: with a number for chunk; None where there is no face to optimise. faces: as in Sampled.
+    """
+    frames, pixels = min(len(faces.found), settings.context_window), settings.width * settings.height
+    step = settings.halves * unet_bytes(models.unet, frames, pixels, models.device)
+    if hjb is None or not hjb.iterations:
+        return step
+    cell = cell_size(models.vae)
+    window = largest_window(faces, _cells(models, settings), cell, chunk=hjb.chunk or CHUNK, margin=hjb.around)
+    return max(step, hjb_bytes(models.vae, window))
+
+
 def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
     """Rows and columns of the latents."""
     cell = cell_size(models.vae)
@@ -319,12 +339,14 @@ def _cells(models: Models, settings: SamplingConfig) -> tuple[int, int]:
 
 
 def _for_memory(
-    hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig
+    hjb: HJBConfig, models: Models, face: ReferenceFace | None, faces: FaceBoxes, settings: SamplingConfig,
+    processes: Processes = ALONE,
 ) -> tuple[HJBConfig, list[str]]:  # fmt: skip
     """With the chunk that fits into the memory that is free now, where there is a face; a note where that is less."""
     if hjb.chunk is not None or face is None or not faces.found.any():
         return hjb, []
-    hjb = with_chunk(hjb, models.vae, faces, _cells(models, settings))
+    gain = models.gain("unet")
+    hjb = with_chunk(hjb, models.vae, faces, _cells(models, settings), gain=gain, processes=processes)
     fewer = hjb.iterations > 0 and hjb.chunk < min(CHUNK, int(faces.found.sum()))
     return hjb, [fitted_note(hjb.chunk)] if fewer else []
 
@@ -376,7 +398,8 @@ def find_face(
 ) -> ReferenceFace:  # fmt: skip
     """The identity of the reference picture, for the Face Encoder and for HJB; locate_face says which face it is."""
     place = locate_face(models.config, reference, reference_pose, detector=detector, choose=choose)
-    return embed_reference(models.face_embedder, from_uint8(reference), place)
+    with models.on_device():
+        return embed_reference(models.face_embedder, from_uint8(reference), place)
 
 
 def locate_face(

@@ -19,7 +19,7 @@ from .hjb import HJBConfig
 from .keypoints import Poses
 from .pipeline import Hooks, Sampled, SamplingConfig, fit_to_memory, place_motion, sample
 from .trail import Trail
-from .vae import decode_latents
+from .vae import decode_video
 from .video import SheetRow, contact_sheet, spread
 from .video.curves import Curve, plot_curves, stacked
 from .video.pixels import to_uint8
@@ -107,9 +107,7 @@ def _row(
     models: Models, hjb: HJBConfig, made: Sampled, face: ReferenceFace, judged: Tensor | None, hooks: Hooks
 ) -> SweepRow:  # fmt: skip
     """The measured row, its seconds still to come. judged: the judge's embedding of the reference."""
-    video = decode_latents(
-        models.vae, made.latents, keep_on="cpu", on_chunk=hooks.on_decode, on_note=hooks.on_note
-    ).clamp(-1, 1)
+    video = decode_video(models, made.latents, on_chunk=hooks.on_decode, on_note=hooks.on_note).clamp(-1, 1)
     found = made.faces.found.nonzero().flatten().tolist()
     crops = crop_faces(video[found], made.faces.picked(found), models.face_embedder.input_size, antialias=True)
     among = reference_among(face, made.faces)

@@ -10,10 +10,16 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
 from .memory import attempt
+from .models import kernels
 from .models.unet import AnimatorUNet
+from .weights import Models
 
 CHUNK = 8  # frames
 LEAST_TILE = 8  # cells
+# What Stable Video Diffusion's VAE takes for every pixel of a picture that the encoder sees, in single precision, and
+# of a frame that is decoded, in half: tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
+ENCODE_BYTES = 3_100
+DECODE_BYTES, PLAIN_DECODE_BYTES = 1_800, 2_350
 WIDTH = 128 + 256 / 4 + 512 / 16 + 512 / 64  # of Stable Video Diffusion's decoder
 
 
@@ -35,6 +41,30 @@ def width_of(network: AutoencoderKLTemporalDecoder | AnimatorUNet) -> float:
     return sum(channels / 4**i for i, channels in enumerate(network.config.block_out_channels))
 
 
+def encode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int) -> float:
+    """What encoding a picture of so many pixels takes, about; for others than the published VAE in proportion."""
+    return pixels * ENCODE_BYTES * width_of(vae) / WIDTH * vae.quant_conv.weight.dtype.itemsize / 4
+
+
+def decode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int) -> float:
+    """What decoding takes for a frame of so many pixels, about; likewise."""
+    each = DECODE_BYTES if kernels.usable(vae.device) else PLAIN_DECODE_BYTES
+    return pixels * each * width_of(vae) / WIDTH * vae.decoder.conv_in.weight.dtype.itemsize / 2
+
+
+def decode_video(
+    models: Models, latents: Tensor, *, on_chunk: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """A finished clip's latents [F, 4, h, w] to frames on the CPU, as decode_latents makes them; large networks leave
+    the card where it needs the room."""
+    pixels = latents.shape[-2:].numel() * cell_size(models.vae) ** 2
+    with models.on_device(room=min(CHUNK, len(latents)) * decode_bytes(models.vae, pixels)):
+        return decode_latents(
+            models.vae, latents, keep_on="cpu", on_chunk=on_chunk, on_note=on_note, make_room=models.make_room
+        )
+
+
 def decode_latents(
     vae: AutoencoderKLTemporalDecoder,
     latents: Tensor,
@@ -46,6 +76,7 @@ def decode_latents(
     on_chunk: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     step_down: bool = True,
+    make_room: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Scaled latents to frames: decode(latents / scaling_factor).
 
@@ -56,6 +87,7 @@ def decode_latents(
     blended. One tile for everything is exact; else the decoder's norms and attention see a part of the frame alone.
     keep_on: where decoded frames are collected, by default where they are made; "cpu" saves a card's memory.
     on_chunk(frames done, F) is called after each chunk; what it raises stops the decoding.
+    make_room: asked when memory runs out, until it finds nothing more to give back; only then come smaller pieces.
     step_down: when memory runs out, finished chunks stay, and the frames from the failed chunk's first are decoded half
     as many at once, crossfaded like any others; one frame that does not fit is decoded in tiles, of half its longer
     side, then smaller ones down to LEAST_TILE; on_note(text) says so in the end. Not where gradients flow.
@@ -70,6 +102,8 @@ def decode_latents(
         part = waiting[0]
         given = vae, latents[part.start : part.stop], tile, keep_on
         decoded = attempt(_decode, *given) if step_down else _decode(*given)
+        if decoded is None and make_room is not None and make_room():
+            continue
         if decoded is None:
             chunk, tile = _step_down(len(part), tile, latents.shape[-2:])
             rest = decode_chunks(frames - part.start, chunk, overlap)

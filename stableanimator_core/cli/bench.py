@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .animate import DTYPES, add_model_options, dtype_of, hjb_settings
-from .arguments import add_json, places_of, size, step_range, whole
+from .arguments import add_json, places_of, positive, size, step_range, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def register(commands) -> None:
     parser.add_argument(
         "--random-weights", action="store_true", help="networks of the model's sizes with random weights: no download"
     )
+    parser.add_argument(
+        "--card", type=positive, metavar="GIB", help="as on a card of so much memory: no more than that of this one"
+    )
     add_json(parser)
     parser.set_defaults(run=bench_command, hjb_lr=None)
 
@@ -73,6 +76,8 @@ def bench_command(args: argparse.Namespace, report: Report) -> dict:
         if result[key] is not None:
             estimate = f", estimated {result['estimate'][guessed]:.1f}" if result["estimate"] else ""
             report.line(f"{title:30} {result[key]:8.3f} GiB{estimate}")
+    if result["moved_gib"]:
+        report.line(f"networks took turns on the card: {result['moved_gib']:.1f} GiB came and left")
     dtype = next(short for short, name in DTYPES.items() if str(models.dtype) == f"torch.{name}")
     report.line(
         f"{result['frames']} frames of {settings.width}x{settings.height}, {settings.steps} steps, {dtype}, "
@@ -102,15 +107,20 @@ def hjb_variants(base: "HJBConfig", chunks: str, decodes: str) -> "list[HJBConfi
 
 def load_models(args: argparse.Namespace) -> "Models":
     """The networks of --model, with its weights or with random ones. Raises InputError."""
+    from ..memory import limit_card
     from ..pipeline import StableAnimator, pick_device, pick_dtype
     from ..weights import V1_CONFIG, find_model, random_models, read_config
 
-    dtype = dtype_of(args)
+    dtype, device = dtype_of(args), pick_device(args.device)
+    if args.card is not None:
+        if device.type != "cuda":
+            raise InputError(f"--card {args.card:g}: device '{device}' is no NVIDIA GPU; leave it out")
+        limit_card(device, args.card)
     if not args.random_weights:
         return StableAnimator.load(args.model, device=args.device, dtype=dtype, places=places_of(args)).models
-    device = pick_device(args.device)
     config = V1_CONFIG if args.model == V1_CONFIG.name else read_config(find_model(args.model))
-    return random_models(config, device=device, dtype=dtype or pick_dtype(config, device), seed=args.seed)
+    dtype = dtype or pick_dtype(config, device)
+    return random_models(config, device=device, dtype=dtype, seed=args.seed).taking_turns()
 
 
 def device_name(device: "torch.device") -> str:

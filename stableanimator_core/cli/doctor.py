@@ -42,7 +42,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     installation = check_installation(places)
     asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
     job = examine_job(args, places, report) if asked else []
-    plans = plan_for(installation.device)
+    plans, alone = plan_for(installation.device), plan_for(installation.device, turns=True)
     findings = (*installation.findings, *job)
     named = {
         f"{level}s": [{"what": finding.what, "fix": finding.fix} for finding in findings if finding.level == level]
@@ -53,21 +53,23 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         **describe_system(),
         "device": installation.device,
         "memory_gib": installation.memory_gib,
-        "memory_plans": [{"size": list(size), **plan.record()} for size, plan in plans.items()],
+        "memory_plans": [
+            {"size": list(size), **plan.record(), "command_line": alone[size].record()} for size, plan in plans.items()
+        ],
         "packages": installation.packages,
         "models": installation.models,
         "weights": installation.weights,
         "weights_folders": places.models if places else (),
         **named,
     }
-    _print(result, installation, findings, plans, report)
+    _print(result, installation, findings, {size: (plan, alone[size]) for size, plan in plans.items()}, report)
     return result
 
 
-def plan_for(device: dict) -> "dict[tuple[int, int], MemoryPlan]":
+def plan_for(device: dict, *, turns: bool = False) -> "dict[tuple[int, int], MemoryPlan]":
     """What the published model takes of this machine's card, by size; nothing without a GPU that torch can use.
 
-    device: of check_installation.
+    device: of check_installation. turns: as in plan_published.
     """
     if "gpu" not in device:
         return {}
@@ -75,7 +77,7 @@ def plan_for(device: dict) -> "dict[tuple[int, int], MemoryPlan]":
         from ..evaluation.plan import plan_published
     except Exception:  # a broken package raises anything; check_installation has named it
         return {}
-    return plan_published(device["gpu_memory_gib"])
+    return plan_published(device["gpu_memory_gib"], turns=turns)
 
 
 def examine_job(args: argparse.Namespace, places: "Places | None", report: Report) -> list[Finding]:
@@ -135,7 +137,7 @@ def _places(args: argparse.Namespace) -> "Places | None":
 
 def _print(
     result: dict, installation: Installation, findings: Sequence[Finding],
-    plans: "dict[tuple[int, int], MemoryPlan]", report: Report,
+    plans: "dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]", report: Report,
 ) -> None:  # fmt: skip
     device = result["device"]
     report.line(f"StableAnimator++ {result['version']}, Python {result['python']}, {result['platform']}")
@@ -153,8 +155,10 @@ def _print(
         report.line(f"weights {name}: {'complete' if group['complete'] else count}")
     if "gpu" not in device:
         report.line("memory of a GPU: not planned, none is here that torch can use")
-    for (width, height), plan in plans.items():
+    for (width, height), (plan, alone) in plans.items():
         report.line(f"model v1 at {width}x{height}: {_needed(plan)}")
+        if alone.turns:
+            report.line(f"  on the command line: {_needed(alone)}")
     for finding in sorted(findings, key=lambda finding: finding.level):  # problems last, where one looks
         for line in finding.lines:
             report.line(line)

@@ -20,14 +20,15 @@ from ..face import FaceBoxes
 from ..face_windows import largest_window
 from ..graphs import Graphs
 from ..hjb import HJBConfig, make_face_refiner, with_chunk
+from ..memory import GIB, card_gib
 from ..performers import Clip, make_clip
-from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample
+from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample, sampling_bytes
 from ..sampling import init_noise, karras_sigmas
 from ..trail import synchronize
-from ..vae import cell_size, decode_latents, encode_image
+from ..vae import CHUNK, cell_size, decode_bytes, decode_video, encode_bytes, encode_image
 from ..weights import Models
 from ..windows import context_windows
-from .plan import GIB, is_published, plan_memory
+from .plan import is_published, plan_memory
 
 STAGES = ("unet_forward", "unet_step", "vae_encode", "vae_decode", "hjb_iteration", "total")
 Made = TypeVar("Made")
@@ -48,6 +49,8 @@ def run_bench(
     face shall be wide, the median of all frames; the performer becomes smaller or larger. None: as drawn.
     hjb_window: frames, rows and columns of latent cells of the largest window that it decodes.
     hjb.chunk is told as it was in the end. extra_gib: the same need of every stage. estimate: what plan_memory says.
+    held_gib: networks that are on the device in every stage, which on a card too small for all are not all of them;
+    moved_gib: what came and left in "total" for that.
     warmup_s: the calls before that, and as "first_step" the very first: one sampling step of a model just loaded.
     notes: what the user of this run would be told, such as that it went on with less memory.
     hjb_variants: HJB with the settings of `others`, in the same run.
@@ -64,11 +67,11 @@ def run_bench(
     start = time.perf_counter()
     first = sample(models, clip.reference, clip.poses, face, replace(settings, steps=1), HJBConfig(iterations=0))
     synchronize(device)
-    warm, extra = {"first_step": time.perf_counter() - start}, {}
+    warm, extra, held = {"first_step": time.perf_counter() - start}, {}, {}
     if hjb.iterations and not first.faces.found.any():
         raise InputError(f"no frame of the drawn performer of seed {settings.seed} shows a face; try another seed")
 
-    picture = from_uint8(clip.reference)
+    picture, pixels = from_uint8(clip.reference), settings.width * settings.height
     generator = torch.Generator().manual_seed(settings.seed)
     cond = build_conditioning(models, picture, first.pose_images, face=face, size=size, generator=generator)
     sigmas = karras_sigmas(settings.steps, config.sigma_min, config.sigma_max).to(device)
@@ -76,48 +79,54 @@ def run_bench(
     noise = init_noise(first.latents.shape, config.sigma_max, generator=generator, device=device)
     windows = context_windows(frames, settings.context_window, settings.context_overlap)
     guidance = frame_guidance(*settings.guidance, frames, device=device)
-    still = encode_image(models.vae, resize_picture(picture[None], *size)) * models.vae.config.scaling_factor
+
+    def encode() -> Tensor:
+        return encode_image(models.vae, resize_picture(picture[None], *size))
+
+    with models.on_device(room=encode_bytes(models.vae, pixels)):
+        still = encode() * models.vae.config.scaling_factor
     x0 = still.to(device).expand(first.latents.shape)
 
     def told(stage: str) -> None:
         if on_stage is not None:
             on_stage(STAGES.index(stage), stage)
 
-    def measure(stage: str, work: Callable[[], object]) -> tuple[float, float | None]:
-        """Seconds, and GiB on top; what is told of a stage is its first measurement."""
+    def measure(stage: str, work: Callable[[], object], *networks: str, room: float) -> tuple[float, float | None]:
+        """Seconds, and GiB on top; what is told of a stage is its first measurement. networks, room: of on_device."""
         told(stage)
-        (median, warming), memory = peak_gib(lambda: median_seconds(work, device, repeats), device, extra=True)
+        with models.on_device(*networks, room=room):
+            held.setdefault(stage, models.bytes_here() / GIB)
+            (median, warming), memory = peak_gib(lambda: median_seconds(work, device, repeats), device, extra=True)
         warm.setdefault(stage, warming)
         extra.setdefault(stage, memory)
         return median, memory
 
-    def seconds(stage: str, work: Callable[[], object]) -> float:
-        return measure(stage, work)[0]
-
     def unet_seconds(stage: str, guidance: Tensor, windows: list[list[int]]) -> float:
         with closing(Graphs(device)) as graphs:
             denoise = make_denoiser(models.unet, cond, guidance, windows, graphs=graphs)
-            return seconds(stage, lambda: denoise(noise, sigma))
+            room = sampling_bytes(models, settings, None, first.faces)
+            return measure(stage, lambda: denoise(noise, sigma), "unet", room=room)[0]
 
     def measure_hjb(hjb: HJBConfig) -> tuple[HJBConfig, dict]:
         """The settings with the chunk that fitted, and what an iteration takes."""
-        hjb = with_chunk(hjb, models.vae, first.faces, x0.shape[-2:])
+        hjb = with_chunk(hjb, models.vae, first.faces, x0.shape[-2:], gain=models.gain("unet"))
         chunks = [hjb.chunk]
         with closing(Graphs(device)) as graphs:
             refine = make_face_refiner(
                 models.vae, models.face_embedder, face.embedding, first.faces, hjb, settings.steps,
                 on_smaller=chunks.append, graphs=graphs,
             )  # fmt: skip
-            took, memory = measure("hjb_iteration", lambda: refine(x0, hjb.first_step))
+            room = sampling_bytes(models, settings, hjb, first.faces)
+            took, memory = measure("hjb_iteration", lambda: refine(x0, hjb.first_step), "unet", room=room)
         return replace(hjb, chunk=chunks[-1]), {"hjb_iteration_s": took / hjb.iterations, "hjb_extra_peak_gib": memory}
 
-    card = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
-    estimate = plan_memory(models, settings, hjb, first.faces, card).record() if is_published(models) else None
+    plan = plan_memory(models, settings, hjb, first.faces, card_gib(device)) if is_published(models) else None
+    decoding = min(CHUNK, frames) * decode_bytes(models.vae, pixels)
     measured = {
         "unet_forward_s": unet_seconds("unet_forward", torch.ones(frames, device=device), windows[:1]),
         "unet_step_s": unet_seconds("unet_step", guidance, windows),
-        "vae_encode_s": seconds("vae_encode", lambda: encode_image(models.vae, resize_picture(picture[None], *size))),
-        "vae_decode_s": seconds("vae_decode", lambda: decode_latents(models.vae, x0, keep_on="cpu")),
+        "vae_encode_s": measure("vae_encode", encode, "image_encoder", room=encode_bytes(models.vae, pixels))[0],
+        "vae_decode_s": measure("vae_decode", lambda: decode_video(models, x0), room=decoding)[0],
         "hjb_iteration_s": None,
         "hjb_extra_peak_gib": None,
     }
@@ -134,7 +143,7 @@ def run_bench(
     told("total")
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    start = time.perf_counter()
+    start, moved = time.perf_counter(), 0 if models.turns is None else models.turns.moved
     (latents, video, notes), peak = peak_gib(lambda: animate(models, clip, settings, hjb), device)
     return {
         **measured,
@@ -143,7 +152,9 @@ def run_bench(
         "peak_reserved_gib": torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
         "warmup_s": warm,
         "extra_gib": extra,
-        "estimate": estimate,
+        "held_gib": held,
+        "moved_gib": None if models.turns is None else (models.turns.moved - moved) / GIB,
+        "estimate": None if plan is None else plan.record(),
         "hjb_variants": variants,
         "nan": not (latents.isfinite().all() and video.isfinite().all()),
         "notes": notes,
@@ -188,7 +199,7 @@ def animate(
     face = find_face(models, clip.reference, clip.reference_pose)
     made = sample(models, clip.reference, clip.poses, face, settings, hjb)
     notes = list(made.notes)
-    return made.latents, decode_latents(models.vae, made.latents, keep_on="cpu", on_note=notes.append), notes
+    return made.latents, decode_video(models, made.latents, on_note=notes.append), notes
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, float]:

@@ -17,19 +17,20 @@ from ..errors import FaceError, InputError
 from ..face import FaceDetector, ReferenceFace
 from ..hjb import HJBConfig, Likeness
 from ..keypoints import Poses
+from ..memory import GIB
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
 from ..preflight import Finding, check_files, check_installation, check_job
 from ..trail import StepSeconds
-from ..vae import cell_size, decode_latents
+from ..vae import CHUNK, cell_size, decode_video
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
 from ..weights.networks import build_models
 from ..windows import context_windows
 from .bench import peak_gib, synchronize
-from .plan import GIB, MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
+from .plan import MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
 
 TRIAL_STEPS = 3  # one to warm up, a plain one, one with a face iteration
 IMAGE_BYTES = 3 * 4  # of a pixel, as ComfyUI keeps it
-DECODED = 8  # frames that the trial decodes
+DECODED = CHUNK  # frames that the trial decodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +193,7 @@ def try_job(
         once = HJBConfig(min(1, iterations), last, last, decode=hjb.decode, margin=hjb.margin, chunk=hjb.chunk)
         made = sample(models, reference, poses, face, trial, once, hooks=hooks, measure=True)
         start = time.perf_counter()
-        decode_latents(models.vae, made.latents[:DECODED], chunk=DECODED, keep_on="cpu")
+        decode_video(models, made.latents[:DECODED])
         synchronize(models.device)
         return (time.perf_counter() - start) * poses.frames / min(DECODED, poses.frames)
 

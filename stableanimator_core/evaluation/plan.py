@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKLTemporalDecoder
 
+from ..denoiser import unet_bytes
 from ..face import FaceBoxes
 from ..face_windows import CHUNK as FACES
 from ..face_windows import fitting_chunk, hjb_bytes, largest_window
 from ..hjb import HJBConfig, StepSettings
-from ..models import kernels
+from ..memory import CUDA_GIB, GIB
 from ..pipeline import SamplingConfig
-from ..vae import CHUNK, LEAST_TILE, WIDTH, cell_size, width_of
+from ..vae import CHUNK, LEAST_TILE, cell_size, decode_bytes, encode_bytes
 from ..weights import V1_CONFIG, Models
 from ..weights.networks import build_models
+from ..weights.turns import HEAVY, SPARE_BYTES, Turns, bytes_of
 
-GIB = 1 << 30
-# What Stable Video Diffusion's networks take in half precision, beside their weights, for every pixel of the picture:
-# tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
-UNET_BYTES, PLAIN_UNET_BYTES = 255, 300  # a frame of one window and one half of guidance
-UNET_WIDTH = 320 + 640 / 4 + 1280 / 16 + 1280 / 64
-DECODE_BYTES, PLAIN_DECODE_BYTES = 1_800, 2_350  # a frame decoded at once
 SPARE_GIB = 1.0  # of a card, for everything else
+TURNS_SPARE_GIB = CUDA_GIB + SPARE_BYTES / GIB  # of a card; where less is left, a network leaves
 USUAL_FACE = 0.4  # of the picture's shorter side: the drawn performer of that record
 USUAL_FRAMES = 16
+
+
+class Held(NamedTuple):
+    """GiB of networks on the card, by stage."""
+
+    conditioning: float
+    sampling: float
+    decoding: float
 
 
 class MemoryPlan(NamedTuple):
     """GiB that the stages of a job take, about, and what is done at once so that they fit."""
 
-    networks: float
-    unet: float  # a denoising step, beside the networks, as all that follows
+    networks: float  # all of them
+    held: Held  # of them on the card
+    encode: float  # the picture, beside the networks, as all that follows
+    unet: float  # a denoising step
     together: bool  # both halves of guidance in one call of the UNet
     hjb: float  # 0 where it is off or no face is known
     window: tuple[int, int, int] | None  # faces at once, and the rows and columns of latent cells around them
@@ -46,9 +56,25 @@ class MemoryPlan(NamedTuple):
     card: float | None  # None: as large as is wanted
 
     @property
+    def sampling(self) -> float:
+        """The most beside the networks until the latents are there: stages follow one another."""
+        return max(self.unet, self.hjb)
+
+    @property
+    def beside(self) -> float:
+        """The most beside the networks, with decoding."""
+        return max(self.sampling, self.decode)
+
+    @property
     def peak(self) -> float:
-        """The most at any time: stages follow one another."""
-        return self.networks + max(self.unet, self.hjb, self.decode)
+        """The most at any time."""
+        held = self.held
+        return max(held.conditioning + self.encode, held.sampling + self.sampling, held.decoding + self.decode)
+
+    @property
+    def turns(self) -> bool:
+        """Whether networks leave the card for one another."""
+        return min(self.held) < self.networks
 
     @property
     def fits(self) -> bool:
@@ -57,8 +83,9 @@ class MemoryPlan(NamedTuple):
 
     def record(self) -> dict:
         """For JSON."""
-        stages = ("networks", "unet", "hjb", "decode", "peak")
+        stages = ("networks", "encode", "unet", "hjb", "decode", "peak")
         return {f"{stage}_gib": round(getattr(self, stage), 2) for stage in stages} | {
+            "held_gib": {stage: round(gib, 2) for stage, gib in self.held._asdict().items()},
             "card_gib": self.card,
             "fits": self.fits,
             "guidance_together": self.together,
@@ -75,64 +102,103 @@ def plan_memory(
 
     faces: of the output, in its pixels; None where the motion is not known. It says what the run does by itself: the
     face optimisation decodes as many faces at once as fit, and both guidance and decoding step down when memory runs
-    out. Right for the published model's sizes, in proportion to channels and precision for others.
+    out; networks that take turns leave where they are not needed and room is. Right for the published model's sizes, in
+    proportion to channels and precision for others.
     """
     vae, pixels = models.vae, settings.width * settings.height
-    networks = networks_gib(models)
-    rest = math.inf if card_gib is None else (card_gib - networks - SPARE_GIB) * GIB
+    card = _Card(models, card_gib)
+    encode = encode_bytes(vae, pixels)
+    conditioning = card.enter("image_encoder", room=encode)
 
     frames = USUAL_FRAMES if faces is None else len(faces.found)
-    halves = 1 if settings.guidance == (1, 1) else 2
-    fused = kernels.usable(models.device)
-    unet = (UNET_BYTES if fused else PLAIN_UNET_BYTES) * _share(models.unet, UNET_WIDTH, models.unet.dtype)
-    unet *= min(frames, settings.context_window)
-    together = halves * unet * pixels <= rest
-
+    unet = unet_bytes(models.unet, min(frames, settings.context_window), pixels, models.device)
     chunk, window, taken = hjb.chunk or FACES, None, 0.0
     if faces is not None and refined_steps(hjb, settings.steps):
         cell = cell_size(vae)
         size = settings.height // cell, settings.width // cell
-        chunk = fitting_chunk(vae, faces, size, hjb.around, rest, most=chunk)
+        chunk = fitting_chunk(vae, faces, size, hjb.around, card.beside("unet"), most=chunk)
         window = largest_window(faces, size, cell, chunk=chunk, margin=hjb.around)
         taken = hjb_bytes(vae, window)
+    sampling = card.enter("unet", room=max(settings.halves * unet, taken))
+    together = settings.halves * unet <= card.rest(sampling)
 
-    frame = (DECODE_BYTES if fused else PLAIN_DECODE_BYTES) * pixels
-    frame *= _share(vae, WIDTH, vae.decoder.conv_in.weight.dtype)
-    longer = max(settings.width, settings.height) // cell_size(vae)
-    at_once, tile, part = _fit_decoding(frame, longer, min(CHUNK, frames), rest)
+    most = min(CHUNK, frames)
+    decoding = card.enter(room=most * decode_bytes(vae, pixels))
+    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, most, card.rest(decoding))
     return MemoryPlan(
-        networks=networks,
-        unet=(halves if together else 1) * unet * pixels / GIB,
+        networks=networks_gib(models),
+        held=Held(conditioning, sampling, decoding),
+        encode=encode / GIB,
+        unet=(settings.halves if together else 1) * unet / GIB,
         together=together,
         hjb=taken / GIB,
         window=None if window is None else window.shape,
         hjb_chunk=chunk,
         hjb_asked=hjb.chunk or FACES,
-        decode=at_once * part * frame / GIB,
+        decode=decode,
         decode_chunk=at_once,
-        decode_asked=min(CHUNK, frames),
+        decode_asked=most,
         tile=tile,
         card=card_gib,
     )
 
 
-def _fit_decoding(frame: float, longer: int, most: int, rest: float) -> tuple[int, int | None, float]:
-    """Frames at once, the tile's side in latent cells and its share of a frame: where decode_latents ends when so many
-    bytes are left. frame: what one takes. longer: its longer side in cells."""
+class _Card:
+    """Networks come and leave on paper, as Turns moves them."""
+
+    def __init__(self, models: Models, gib: float | None):
+        self.gib = gib
+        self.turns = models.turns is not None
+        self.all = networks_gib(models)
+        self.heavy = {name: weights_gib(getattr(models, name)) for name in HEAVY}
+        self.here = set(HEAVY)
+
+    def held(self, here: Iterable[str]) -> float:
+        """GiB of networks, with these of HEAVY."""
+        return self.all - sum(gib for name, gib in self.heavy.items() if name not in here)
+
+    def rest(self, held: float) -> float:
+        """Bytes beside so many GiB of networks."""
+        return math.inf if self.gib is None else (self.gib - held - SPARE_GIB) * GIB
+
+    def beside(self, *names: str) -> float:
+        """Bytes beside these of HEAVY at most."""
+        return self.rest(self.held(names if self.turns else HEAVY))
+
+    def enter(self, *names: str, room: float) -> float:
+        """A stage that wants these of HEAVY and so many bytes: GiB of networks that are there."""
+        here = self.here.union(names)
+        if self.turns and self.gib is not None and self.held(here) + room / GIB > self.gib - TURNS_SPARE_GIB:
+            here = set(names)
+        self.here = here
+        return self.held(here)
+
+
+def plan_decoding(
+    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float
+) -> tuple[int, int | None, float]:
+    """Frames of this size decoded at once, the tile's side in latent cells, and the GiB that they take: where
+    decode_latents ends when so many bytes are left. most: frames at once that are asked for."""
+    frame, longer = decode_bytes(vae, width * height), max(width, height) // cell_size(vae)
     while most > 1 and most * frame > rest:
         most //= 2
     tile, part = None, 1.0
     while most * part * frame > rest and tile != LEAST_TILE:
         tile = max(-(-(tile or longer) // 2), LEAST_TILE)
         part = min(1.0, (tile / longer) ** 2)
-    return most, tile, part
+    return most, tile, most * part * frame / GIB
 
 
-def plan_published(card_gib: float) -> dict[tuple[int, int], MemoryPlan]:
+def plan_published(card_gib: float, *, turns: bool = False) -> dict[tuple[int, int], MemoryPlan]:
     """The published model with its own settings, in half precision: a plan for each size (width, height) that it was
-    trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side."""
+    trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side.
+
+    turns: networks take turns, as on the command line; in ComfyUI Sample keeps all of them on the card.
+    """
     with init_empty_weights():
         models = build_models(V1_CONFIG)
+    if turns:
+        models = replace(models, turns=Turns(models.device))
     for part in models.parts().values():
         part.half()
     plans = {}
@@ -148,6 +214,8 @@ def plan_published(card_gib: float) -> dict[tuple[int, int], MemoryPlan]:
 def describe_plan(plan: MemoryPlan) -> list[str]:
     """What is done in smaller pieces than is asked for, so that the job fits."""
     told = []
+    if plan.turns:
+        told.append("networks take turns on the card")
     if not plan.together:
         told.append("the halves of guidance are run one after the other")
     if plan.window is not None and plan.hjb_chunk < plan.hjb_asked:
@@ -161,7 +229,7 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
 
 def remedy(plan: MemoryPlan) -> str:
     """What helps where a plan does not fit."""
-    if plan.networks > plan.card - SPARE_GIB:
+    if max(plan.held) > plan.card - SPARE_GIB:
         return "the networks alone do not fit, take a smaller model or a larger card"
     if plan.hjb > max(plan.unet, plan.decode):
         return "make a smaller video, or switch the face optimisation off"
@@ -178,8 +246,12 @@ def is_published(models: Models) -> bool:
 
 def networks_gib(models: Models) -> float:
     """What the weights take, wherever they are."""
-    weights = (weight for part in models.parts().values() for weight in part.parameters())
-    return sum(weight.numel() * weight.element_size() for weight in weights) / GIB
+    return sum(map(weights_gib, models.parts().values()))
+
+
+def weights_gib(network: torch.nn.Module) -> float:
+    """What the weights of one network take."""
+    return bytes_of(network) / GIB
 
 
 def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:
@@ -191,8 +263,3 @@ def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:
 def counted(number: int, thing: str) -> str:
     """A number of things in words."""
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def _share(network: torch.nn.Module, width: float, dtype: torch.dtype) -> float:
-    """Memory of a pixel, over that of Stable Video Diffusion's network of this width in half precision."""
-    return width_of(network) / width * dtype.itemsize / 2

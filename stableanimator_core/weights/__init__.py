@@ -18,6 +18,7 @@ from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models
 from .places import Places
 from .published import V1_CONFIG, is_published, read_published
 from .registry import FILES, V1
+from .turns import HEAVY, has_room
 
 __all__ = [
     "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "V1_CONFIG", "ModelConfig", "ModelInfo", "Models", "Places",
@@ -48,6 +49,7 @@ def load_models(
     model: the name of a built-in model, "v1" for the published weights, a model folder, or a folder laid out like the
     published weights. dtype: of the weights; None keeps float32, which is what CPUs are fast at.
     places: where published weights are looked for; None takes Places.default().
+    A large network for which a CUDA device has no room stays in main memory: see Models.taking_turns.
     Raises WeightsError with the exact file that is missing, damaged or of another model.
     """
     config = config_of(model)
@@ -102,9 +104,12 @@ def _load(
     with torch.inference_mode(False):  # weights created in inference mode can't be differentiated through (HJB)
         with init_empty_weights():
             models = build_models(config)
-        for part, module in models.parts().items():
-            fill(module, *read(part), dtype or torch.float32)
-            set_for_inference(module).to(device)  # before the next part is read: saves memory here
+        parts = models.parts()
+        for part in sorted(parts, key=HEAVY.__contains__):  # the others must fit
+            fill(parts[part], *read(part), dtype or torch.float32)
+            set_for_inference(parts[part])
+            if part not in HEAVY or has_room(device, parts[part]):
+                parts[part].to(device)  # before the next part is read: saves memory here
     return models
 
 

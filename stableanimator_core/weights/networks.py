@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from ..models.iresnet import IResNet
 from ..models.pose_net import PoseNet
 from ..models.unet import AnimatorUNet
 from .config import ModelConfig
+from .turns import HEAVY, Turns, bytes_of
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,59 @@ class Models:
     image_encoder: CLIPVisionModelWithProjection
     config: ModelConfig
     face_judge: IResNet | None = None  # scores identity; the optimisation never sees it
+    turns: Turns | None = None  # of HEAVY on a card that may be too small for both; None: nothing moves by itself
 
     def parts(self) -> dict[str, nn.Module]:
         """Every network by name."""
         return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
     def to(self, device: str | torch.device) -> Models:
-        """Move every network in place and return self."""
+        """Move every network in place and return self; those that take turns come back when they are wanted."""
         for module in self.parts().values():
             module.to(device)
         return self
 
+    def taking_turns(self) -> Models:
+        """The same networks, on a CUDA device free to leave it for one another; elsewhere self. Not for training."""
+        device = next(self.vae.parameters()).device
+        return replace(self, turns=Turns(device)) if device.type == "cuda" else self
+
+    @contextmanager
+    def on_device(self, *names: str, room: float = 0.0) -> Iterator[None]:
+        """Within the block these of HEAVY are on the device, beside about so many free bytes if that can be had.
+
+        Where networks take turns, those that no block wants leave for main memory if there is no room for both, and
+        come back by their next block. Raises torch.OutOfMemoryError for a network that does not fit.
+        """
+        if self.turns is None:
+            yield
+        else:
+            with self.turns.holding([getattr(self, name) for name in names], self._heavy, room):
+                yield
+
+    def make_room(self) -> bool:
+        """Give the device memory of networks that no block of `on_device` wants; whether there were any."""
+        return self.turns is not None and self.turns.make_room(self._heavy)
+
+    def gain(self, *names: str) -> int:
+        """How many more bytes than now are free within `on_device(*names)` at most; may be below 0."""
+        if self.turns is None:
+            return 0
+        return self.turns.gain([getattr(self, name) for name in names], self._heavy)
+
+    def bytes_here(self) -> int:
+        """What the networks take that are on the device now."""
+        away = [] if self.turns is None else [part for part in self._heavy if not self.turns.holds(part)]
+        return sum(bytes_of(part) for part in self.parts().values() if part not in away)
+
+    @property
+    def _heavy(self) -> list[nn.Module]:
+        return [getattr(self, name) for name in HEAVY]
+
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        """Where they compute."""
+        return next(self.unet.parameters()).device if self.turns is None else self.turns.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -90,6 +90,21 @@ def test_a_face_that_leaves_the_picture(capsys, tiny_model, px):
     assert not out and err.count("\n") == 1
 
 
+def test_a_smaller_card_wants_a_card(capsys, tiny_model):
+    assert cli.main(["bench", "--model", str(tiny_model), "--device", "cpu", "--card", "6"]) == 2
+    assert "--card 6: device 'cpu' is no NVIDIA GPU; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_a_card_is_limited_before_anything_is_on_it(capsys, tiny_model, monkeypatch, random):
+    limited = []
+    monkeypatch.setattr(pipeline, "pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("stableanimator_core.memory.limit_card", lambda *given: limited.append(given))
+    argv = ["bench", "--model", str(tiny_model), "--card", "6.5", *["--random-weights"] * random]
+    assert cli.main(argv) != 0, "there is none"
+    assert limited == [(torch.device("cuda", 0), 6.5)]
+
+
 def test_hjb_off(capsys, tiny_model):
     result = run(capsys, "--model", tiny_model, "--frames", 2, "--repeats", 1, "--hjb-iterations", 0)
     assert result["hjb_iteration_s"] is None and result["hjb_extra_peak_gib"] is None

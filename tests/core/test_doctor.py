@@ -45,6 +45,21 @@ def test_the_published_model_is_planned_for_the_card(told):
     assert f"the face optimisation decodes {small['hjb_chunk']} faces at once" in lines[0]
 
 
+def test_networks_that_take_turns_are_planned_for_the_command_line(told):
+    """On 6 GB 512x512 is made on the command line alone; on 24 GB nothing has to leave and nothing is told of it."""
+    text, record = told(card(6.0))
+    small = record["memory_plans"][0]
+    own = small["command_line"]
+    assert not small["fits"] and own["fits"] and own["peak_gib"] <= 5
+    assert own["held_gib"]["sampling"] < small["held_gib"]["sampling"] == small["networks_gib"]
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("model v1 at 512x512: "))
+    assert "at least: too much" in lines[at]
+    needed = f"about {own['peak_gib']:.1f} of the card's 6.0 GiB; networks take turns on the card; "
+    assert lines[at + 1].startswith(f"  on the command line: {needed}")
+    assert "on the command line" not in told(card(24.0))[0]
+
+
 def test_a_card_that_is_too_small(told):
     text, record = told(card(5.0))
     assert not any(plan["fits"] for plan in record["memory_plans"])
@@ -54,7 +69,9 @@ def test_a_card_that_is_too_small(told):
 def test_what_helps_where_denoising_does_not_fit(told):
     """Without the face optimisation, which takes less, it would not fit either."""
     text, _ = told(card(6.5))
-    assert text.count("at least: too much; make a smaller video or lower context_frames") == 2
+    lines = [line for line in text.splitlines() if line.startswith("model v1 at ")]
+    assert len(lines) == 2
+    assert all("at least: too much; make a smaller video or lower context_frames" in line for line in lines)
 
 
 def test_a_large_card_needs_no_pieces(told):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core import face_windows, preflight
+from stableanimator_core import denoiser, face_windows, preflight, vae
 from stableanimator_core.evaluation import estimate, plan
 from stableanimator_core.evaluation.estimate import (
     Job,
@@ -222,10 +222,11 @@ def test_stages_of_a_plan(published):
     gib, pixels = 2**30, 512 * 512
     whole = plan_memory(published, given, HJBConfig(), faces, None)
     assert (whole.together, whole.hjb_chunk, whole.decode_chunk, whole.tile) == (True, 8, 8, None)
-    assert whole.unet == pytest.approx(2 * 16 * pixels * plan.PLAIN_UNET_BYTES / gib)
+    assert whole.unet == pytest.approx(2 * 16 * pixels * denoiser.PLAIN_UNET_BYTES / gib)
     assert whole.hjb == pytest.approx(8 * 136**2 * face_windows.PLAIN_HJB_BYTES / gib) and whole.window == (8, 17, 17)
-    assert whole.decode == pytest.approx(8 * pixels * plan.PLAIN_DECODE_BYTES / gib)
+    assert whole.decode == pytest.approx(8 * pixels * vae.PLAIN_DECODE_BYTES / gib)
     assert whole.peak == 4.0 + max(whole.unet, whole.hjb, whole.decode) and whole.fits
+    assert whole.beside == whole.decode > whole.sampling == whole.unet > whole.hjb
     assert not describe_plan(whole) and not check_memory(published, whole)
     alone = plan_memory(published, replace(given, guidance=(1.0, 1.0)), HJBConfig(), faces, None)
     assert alone.unet == whole.unet / 2
@@ -334,6 +335,19 @@ def test_plans_of_the_published_model():
     assert large[512, 512].networks == pytest.approx(4.5, abs=0.1)
     assert small[512, 512].fits and small[512, 512].hjb_chunk < 8
     assert large[576, 1024].unet > 2 * large[512, 512].unet
+
+
+def test_networks_that_take_turns():
+    """The published model: its UNet and image encoder are on the card for their own stages where both don't fit."""
+    given = {card: plan_published(card, turns=True)[512, 512] for card in (6.0, 8.0, 24.0)}
+    six, eight, large = given.values()
+    assert six.fits and six.held == pytest.approx((1.6, 3.3, 0.4), abs=0.05)
+    assert eight.held == pytest.approx((4.5, 3.3, 0.4), abs=0.05), "the picture is encoded with all of them there"
+    assert describe_plan(eight)[0] == "networks take turns on the card" and eight.together
+    assert eight.peak == max(eight.held.sampling + max(eight.unet, eight.hjb), eight.held.decoding + eight.decode)
+    assert eight.peak < plan_published(8.0)[512, 512].card - 1 and eight.decode_chunk == 8
+    assert not large.turns and set(large.held) == {large.networks}
+    assert large._replace(networks=0, held=0) == plan_published(24.0)[512, 512]._replace(networks=0, held=0)
 
 
 def test_work_without_a_motion_and_without_hjb(models):

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,17 +16,24 @@ import torch
 
 from stableanimator_core import parallel
 from stableanimator_core.errors import InputError
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb import HJBConfig, smaller_note
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.parallel import ALONE, Processes, join_processes, own_device
-from stableanimator_core.pipeline import SamplingConfig, find_face, sample
+from stableanimator_core.pipeline import Hooks, SamplingConfig, find_face, sample
 from stableanimator_core.video import read_image, read_video
-from stableanimator_core.weights import load_models
+from stableanimator_core.weights import Models, load_models
 
 DEMO = Path(parallel.__file__).parent / "assets" / "demo"
 ROOT = Path(__file__).parents[2]
-HJB = HJBConfig(iterations=2, first_step=1, last_step=1, lr=0.3)
-LENGTHS = (7, 3)  # frames: three context windows of the tiny model, and one alone
+HJB = HJBConfig(iterations=2, first_step=1, last_step=1, lr=0.3, chunk=2)
+# Frames and HJB: three context windows of the tiny model and four of faces, then one and two; adaptive HJB, of which
+# frames rest at different times; and memory that runs out in the second process alone.
+JOBS = {
+    "long": (7, HJB),
+    "short": (3, HJB),
+    "adaptive": (7, replace(HJB, iterations=8, stop="adaptive", sharpest=9.0)),
+    "full": (7, HJB),
+}
 
 
 def launch(count: int, *argv) -> subprocess.CompletedProcess:
@@ -36,22 +45,45 @@ def launch(count: int, *argv) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def sampled(model: Path, material: Path, frames: int, processes: Processes, notes: list[int]) -> torch.Tensor:
-    """Latents of so many frames, and in `notes` how many windows this process ran and how many faces it saw."""
+def sampled(
+    model: Path, material: Path, frames: int, hjb: HJBConfig, processes: Processes, full: bool = False
+) -> dict:  # fmt: skip
+    """A clip's latents and notes, and how many windows this process ran, faces it saw and measurements it was told of.
+
+    full: memory runs out in the first decoding with gradients.
+    """
     models = load_models(model)
     reference, pose = read_image(material / "reference.png"), Poses.load(material / "reference.json")
     poses = Poses.load(material / f"{frames}.json")
-    calls = []
+    calls, told = [], []
+    if full:
+        run_out_once(models)
     models.unet.register_forward_hook(lambda *args: calls.append("window"))
-    models.face_embedder.register_forward_hook(lambda *args: calls.append("face"))
-    with torch.no_grad():
+    models.face_embedder.register_forward_hook(lambda network, given, out: calls.extend(["face"] * len(out)))
+    with torch.no_grad(), patch("stableanimator_core.hjb.RISE", 1e-5):  # what random networks rise by
         face = find_face(models, reference, pose)
         calls.clear()
         made = sample(
-            models, reference, poses, face, SamplingConfig.for_model(models.config), HJB, processes=processes
+            models, reference, poses, face, SamplingConfig.for_model(models.config), hjb, processes=processes,
+            hooks=Hooks(on_identity=lambda likeness: told.append(likeness._replace(faces=likeness.faces.tolist()))),
+            measure=True,
         )  # fmt: skip
-    notes[:] = calls.count("window"), calls.count("face")
-    return made.latents
+    return {
+        "latents": made.latents, "notes": made.notes, "windows": calls.count("window"), "faces": calls.count("face"),
+        "told": [(like.step, like.iteration, like.csim.tolist(), like.faces, like.frames) for like in told],
+    }  # fmt: skip
+
+
+def run_out_once(models: Models) -> None:
+    decode, waiting = models.vae.decode, [True]
+
+    def limited(*given, **how):
+        if waiting and torch.is_grad_enabled():
+            waiting.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(*given, **how)
+
+    models.vae.decode = limited
 
 
 WORKER = """
@@ -59,15 +91,15 @@ import sys
 from pathlib import Path
 import torch
 from stableanimator_core.parallel import join_processes
-from test_parallel import LENGTHS, sampled
+from test_parallel import JOBS, sampled
 
 torch.set_num_threads(1)
 model, folder = map(Path, sys.argv[1:])
 with join_processes("cpu") as (processes, device):
-    for frames in LENGTHS:
-        notes = []
-        latents = sampled(model, folder, frames, processes, notes)
-        torch.save((latents, notes), folder / f"{frames}-{processes.rank}.pt")
+    for name, (frames, hjb) in JOBS.items():
+        full = name == "full" and processes.rank == 1
+        torch.save(sampled(model, folder, frames, hjb, processes, full), folder / f"{name}-{processes.rank}.pt")
+    assert processes.told(processes.rank) == [0, 1, 2]
     said = processes.from_first(lambda: f"made by {processes.rank}")
     print("said", processes.rank, said, device)
 """
@@ -75,23 +107,30 @@ with join_processes("cpu") as (processes, device):
 
 @pytest.mark.slow
 def test_three_processes_sample_what_one_samples(tiny_model, material, stick_figure, tmp_path):
-    """Latents are equal bit for bit, in all; windows are shared, the face is the first one's."""
-    for frames in LENGTHS:
+    """Latents, and what is told of the faces, are equal bit for bit; windows of both kinds are shared."""
+    for frames, _ in JOBS.values():
         (material / f"{frames}.json").write_text(json.dumps(stick_figure(frames, step=1)))
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     done = launch(3, script, tiny_model, material)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["said 0 made by 0 cpu"], "the others are silent"
-    for frames in LENGTHS:
-        whole_notes = []
-        whole = sampled(tiny_model, material, frames, ALONE, whole_notes)
-        parts = [torch.load(material / f"{frames}-{rank}.pt") for rank in range(3)]
-        assert all(latents.equal(whole) for latents, _ in parts)
-        windows, faces = zip(*(notes for _, notes in parts))
-        assert sum(windows) == whole_notes[0]
-        assert max(windows) - min(windows) == (0 if frames == 7 else whole_notes[0])
-        assert faces == (whole_notes[1], 0, 0) and whole_notes[1] > 0
+    for name, (frames, hjb) in JOBS.items():
+        whole = sampled(tiny_model, material, frames, hjb, ALONE, full=name == "full")
+        parts = [torch.load(material / f"{name}-{rank}.pt") for rank in range(3)]
+        assert all(part["latents"].equal(whole["latents"]) for part in parts), name
+        assert repr(parts[0]["told"]) == repr(whole["told"]) and whole["told"], "NaN, too"
+        assert not parts[1]["told"] and not parts[2]["told"], "the first one alone tells"
+        windows, faces = ([part[kind] for part in parts] for kind in ("windows", "faces"))
+        assert sum(windows) == whole["windows"]
+        assert max(windows) - min(windows) == (0 if frames == 7 else whole["windows"])
+        if name == "full":
+            assert all(part["notes"][-1] == smaller_note(1) for part in parts), "all went down, and say so"
+        else:
+            assert sum(faces) == whole["faces"] and max(faces) < 0.75 * whole["faces"]
+        if name == "adaptive":
+            rounds = [iteration for step, iteration, *_ in whole["told"] if step == 1]
+            assert 2 < max(rounds) < 8 and whole["faces"] < 7 * (len(rounds) + 1), "frames came to rest"
 
 
 @pytest.mark.slow
@@ -156,11 +195,7 @@ def test_alone_nothing_is_shared_or_copied():
     assert ALONE.first and ALONE.mine([1, 2, 3]) == [1, 2, 3]
     assert ALONE.gather(table) is table
     assert ALONE.from_first(lambda: asked.append(1) or table) is table and asked == [1]
-
-    def refine(x0, i):
-        return x0
-
-    assert ALONE.refine_in_first(refine) is refine
+    assert ALONE.told(3) == [3]
 
 
 def test_items_are_dealt_out():

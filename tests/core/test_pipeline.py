@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -550,11 +551,16 @@ def test_only_big_models_on_an_nvidia_gpu_are_half(config):
 
 def test_load_picks_the_dtype_unless_it_is_given(tiny_model, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(pipeline, "load_models", lambda *args, **settings: calls.append((args, settings)))
+
+    def load(*args, **settings):
+        calls.append((args, settings))
+        return SimpleNamespace(taking_turns=lambda: "networks that take turns")
+
+    monkeypatch.setattr(pipeline, "load_models", load)
     monkeypatch.setattr(pipeline, "pick_device", torch.device)
     places = Places((tmp_path,))
     (tmp_path / "Animation").mkdir()
-    StableAnimator.load("v1", device="cuda", places=places)
+    assert StableAnimator.load("v1", device="cuda", places=places).models == "networks that take turns"
     StableAnimator.load("v1", device="cuda", dtype=torch.bfloat16)
     StableAnimator.load(tiny_model, device="cuda")
     assert [settings["dtype"] for _, settings in calls] == [torch.float16, torch.bfloat16, torch.float32]

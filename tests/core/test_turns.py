@@ -1,0 +1,297 @@
+"""Networks take turns on a card too small for all: what is made stays the same, bit for bit.
+
+The card is pretended: networks stay in main memory, are counted as if they were on it, and refuse to run elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from stableanimator_core import hjb, memory, pipeline, weights
+from stableanimator_core.evaluation import bench
+from stableanimator_core.evaluation.bench import run_bench
+from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.performers import make_clip
+from stableanimator_core.pipeline import SamplingConfig, StableAnimator, fit_to_memory, sampling_bytes
+from stableanimator_core.vae import decode_bytes, encode_bytes
+from stableanimator_core.weights import Models, load_models
+from stableanimator_core.weights.turns import HEAVY, MAIN_MEMORY, SPARE_BYTES, Turns, bytes_of
+
+HJB = HJBConfig(iterations=2, first_step=1, last_step=1, lr=0.3, chunk=4)
+FRAMES = 6
+
+
+class Card(Turns):
+    """A card of so many bytes beside what always stays there."""
+
+    def __init__(self, size: float, names: dict[nn.Module, str]):
+        super().__init__(torch.device("cpu"))
+        self.size, self.names = size, names
+        self.there: set[nn.Module] = set()
+        self.told: list[str] = []  # what came and left
+
+    def free(self) -> float:
+        return self.size - sum(map(bytes_of, self.there))
+
+    def holds(self, network: nn.Module) -> bool:
+        return network in self.there
+
+    def move(self, network: nn.Module, device: torch.device) -> nn.Module:
+        (self.there.discard if device is MAIN_MEMORY else self.there.add)(network)
+        assert self.free() >= 0, "the card is full"
+        self.told.append(f"{'-' if device is MAIN_MEMORY else '+'}{self.names[network]}")
+        return super().move(network, MAIN_MEMORY)
+
+
+@pytest.fixture
+def clip():
+    return make_clip(0, size=(64, 64), frames=FRAMES, family="wave")
+
+
+@pytest.fixture
+def models(tiny_model):
+    return load_models(tiny_model)
+
+
+def on_card(models: Models, size: float, here: tuple[str, ...] = HEAVY) -> Models:
+    """The same networks on a card of so many bytes; none of HEAVY runs elsewhere."""
+    card = Card(size, {getattr(models, name): name for name in HEAVY})
+    card.there |= {getattr(models, name) for name in here}
+
+    def refuse(network: nn.Module, *given) -> None:
+        assert card.holds(network), f"{card.names[network]} ran in main memory"
+
+    for name in HEAVY:
+        network = getattr(models, name)
+        network._forward_pre_hooks.clear()  # of the card before
+        network.register_forward_pre_hook(refuse)
+    return replace(models, turns=card)
+
+
+def needs(models: Models) -> dict[str, float]:
+    """Bytes of both networks together, and beside the networks in every stage."""
+    settings = SamplingConfig.for_model(models.config)
+    pixels = settings.width * settings.height
+    faces = pipeline.FaceBoxes(torch.zeros(FRAMES, 4), torch.zeros(FRAMES, dtype=torch.bool))
+    return {
+        "both": sum(bytes_of(getattr(models, name)) for name in HEAVY),
+        "conditioning": encode_bytes(models.vae, pixels),
+        "sampling": sampling_bytes(models, settings, None, faces),
+        "decoding": FRAMES * decode_bytes(models.vae, pixels),
+    }
+
+
+def animate(models: Models, clip, hjb: HJBConfig = HJB):
+    return StableAnimator(models).animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb)
+
+
+def test_nothing_moves_where_there_is_room(models, clip):
+    there = on_card(models, 1 << 40)
+    animate(there, clip)
+    assert there.turns.told == [] and there.turns.moved == 0
+
+
+def test_a_small_card_makes_what_a_large_one_makes(models, clip):
+    """Pictures and scores are equal. Twice: the second job begins with what the first one left."""
+    whole = animate(models, clip)
+    small = on_card(models, bytes_of(models.unet) + SPARE_BYTES, here=())
+    for _ in range(2):
+        made = animate(small, clip)
+        assert (made.frames == whole.frames).all() and (made.csim == whole.csim).all() and made.notes == whole.notes
+        assert small.turns.told == ["+image_encoder", "-image_encoder", "+unet", "-unet"]
+        small.turns.told.clear()
+    assert small.turns.moved == 4 * needs(models)["both"]
+
+
+def test_networks_leave_only_for_the_stage_that_lacks_room(models, clip):
+    need, off = needs(models), HJBConfig(iterations=0)
+    assert need["sampling"] < need["conditioning"] < need["decoding"], "of this model; its encoder computes in float32"
+    for room, moves in (
+        (need["decoding"], []),
+        (need["decoding"] - 1, ["-unet", "-image_encoder"]),
+        (need["conditioning"] - 1, ["-unet", "+unet", "-unet", "-image_encoder"]),
+    ):
+        card = on_card(models, need["both"] + SPARE_BYTES + room)
+        animate(card, clip, off)
+        assert card.turns.told == moves
+
+
+def test_the_face_optimisation_counts_as_well(models, clip):
+    need = needs(models)
+    made = {}
+    for iterations in (0, 1):
+        hjb = HJBConfig(iterations=iterations, first_step=1, last_step=1, chunk=8, decode="full")
+        card = on_card(models, need["both"] + SPARE_BYTES + need["decoding"])
+        animate(card, clip, hjb)
+        made[iterations] = card.turns.told
+    assert made == {0: [], 1: ["-image_encoder"]}
+
+
+def out_of_memory_once(monkeypatch, network: nn.Module, name: str, when) -> None:
+    """The network's method runs out of memory when that is first true of its arguments."""
+    method, waiting = getattr(network, name), [True]
+
+    def limited(*given, **how):
+        if waiting and when():
+            waiting.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return method(*given, **how)
+
+    monkeypatch.setattr(network, name, limited)
+
+
+@pytest.mark.parametrize("stage", ["unet", "hjb", "decode"])
+def test_memory_that_runs_out_sends_networks_away_before_anything_gets_smaller(models, clip, monkeypatch, stage):
+    """More was free at the beginning of the stage than in the end: other programs need some, too."""
+    whole = animate(models, clip)
+    card = on_card(models, 1 << 40)
+    if stage == "unet":
+        out_of_memory_once(monkeypatch, models.unet, "forward", lambda: True)
+    else:
+        out_of_memory_once(monkeypatch, models.vae, "decode", lambda: torch.is_grad_enabled() == (stage == "hjb"))
+    made = animate(card, clip)
+    assert card.turns.told == {"decode": ["-unet", "-image_encoder"]}.get(stage, ["-image_encoder"])
+    assert (made.frames == whole.frames).all() and made.notes == whole.notes
+
+
+def test_faces_at_once_are_as_many_as_fit_when_others_have_left(models, clip, monkeypatch):
+    """Though nothing has left yet when that is reckoned; where networks stay, fewer fit."""
+    with torch.no_grad():
+        face = pipeline.find_face(models, clip.reference, clip.reference_pose)
+    settings, asked = SamplingConfig.for_model(models.config), replace(HJB, chunk=None)
+    boxes = pipeline.place_motion(models.config, clip.poses, settings, range(FRAMES))[2]
+    of_all = pipeline.hjb_bytes(models.vae, pipeline.largest_window(boxes, (8, 8), 8, chunk=8, margin=2))
+    free = hjb.SPARE_BYTES + of_all - bytes_of(models.image_encoder)
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: free)
+    card = on_card(models, needs(models)["both"] + free)
+    assert fit_to_memory(card, clip.poses, face, settings, asked)[0].chunk == 8
+    assert fit_to_memory(models, clip.poses, face, settings, asked)[0].chunk < 8
+    monkeypatch.setattr(hjb, "free_bytes", lambda device: hjb.SPARE_BYTES + of_all + bytes_of(models.unet) - 1)
+    away = on_card(models, 1 << 40, here=())
+    assert fit_to_memory(away, clip.poses, face, settings, asked)[0].chunk < 8, "the UNet has still to come"
+
+
+def test_what_a_block_wants_stays(models):
+    card = on_card(models, needs(models)["both"] + SPARE_BYTES)
+    with card.on_device("unet"):
+        with card.on_device(room=1):
+            assert card.turns.told == ["-image_encoder"] and not card.make_room()
+        assert not card.make_room()
+    assert card.make_room() and card.turns.told == ["-image_encoder", "-unet"]
+    assert card.bytes_here() == sum(map(bytes_of, models.parts().values())) - needs(models)["both"]
+
+
+def test_without_turns_nothing_moves(models):
+    assert models.taking_turns() is models, "on a CPU"
+    with models.on_device("unet", room=float("inf")):
+        assert not models.make_room() and models.gain("unet") == 0
+
+
+# --- moving ---------------------------------------------------------------------------------------------------------
+
+
+class Full(nn.Linear):
+    """A network that fits on its device after so many attempts."""
+
+    attempts = 0
+
+    def to(self, device):
+        self.attempts -= device is not MAIN_MEMORY
+        if self.attempts >= 0 and device is not MAIN_MEMORY:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().to(device)
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """On a device without memory, where there is always enough of it."""
+    monkeypatch.setattr(Turns, "free", lambda self: float("inf"))
+    return Turns(torch.device("meta"))
+
+
+def test_a_network_is_there_when_all_of_it_is(turns):
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    network[0].to("meta")
+    assert not turns.holds(network)
+    with torch.inference_mode(), turns.holding([network], [network], 0):
+        assert turns.holds(network) and turns.moved == bytes_of(network) == 4 * (2 * 2 + 2 + 2 * 3 + 3)
+    assert not any(weight.is_inference() for weight in network.parameters()), "HJB can differentiate through it"
+
+
+def test_a_network_without_room_sends_the_others_away(turns, monkeypatch):
+    monkeypatch.setattr("stableanimator_core.weights.turns.MAIN_MEMORY", torch.device("meta", 1))
+    other, network = nn.Linear(2, 2, device="meta"), Full(2, 2)
+    network.attempts = 1
+    monkeypatch.setattr(turns, "make_room", lambda among: bool(gone.append(among)) or len(gone) == 1)
+    gone: list = []
+    with turns.holding([network], [other], 0):
+        assert turns.holds(network) and gone == [[other]]
+
+
+def test_a_network_that_does_not_fit_says_so(turns):
+    network = Full(2, 2)
+    network.attempts = 9
+    with pytest.raises(torch.OutOfMemoryError, match="Full: its 0.0 GiB do not fit on meta; close what else uses the "):
+        with turns.holding([network], [network], 0):
+            pass
+    assert turns.make_room([network]) is False and network.weight.device == MAIN_MEMORY
+
+
+# --- loading, measuring, and how much is free -----------------------------------------------------------------------
+
+
+def test_large_networks_without_room_stay_in_main_memory_when_they_are_loaded(tiny_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "has_room", lambda device, network: asked.append(type(network).__name__))
+    models = load_models(tiny_model, device="meta")
+    assert asked == ["AnimatorUNet", "CLIPVisionModelWithProjection"]
+    where = {name: next(part.parameters()).device.type for name, part in models.parts().items()}
+    assert where == {name: "cpu" if name in HEAVY else "meta" for name in where}
+
+
+def test_bench_tells_what_is_held_and_moved(models):
+    settings, all_of_it = SamplingConfig.for_model(models.config), sum(map(bytes_of, models.parts().values()))
+    unet, encoder = bytes_of(models.unet), bytes_of(models.image_encoder)
+    small = on_card(models, unet + SPARE_BYTES, here=())
+    told = run_bench(small, settings, HJBConfig(iterations=1, last_step=0), frames=2, repeats=1)
+    held = {stage: round(gib * bench.GIB) for stage, gib in told["held_gib"].items()}
+    sampling = all_of_it - encoder
+    assert held == {
+        "unet_forward": sampling, "unet_step": sampling, "vae_encode": all_of_it - unet, "hjb_iteration": sampling,
+        "vae_decode": all_of_it - unet - encoder,
+    }  # fmt: skip
+    assert told["moved_gib"] * bench.GIB == pytest.approx(2 * encoder + 3 * unet), "the UNet was there from HJB"
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """24 GiB, of which 20 are free; torch holds 3 more, 1 of them for tensors."""
+    gib, share = memory.GIB, [1.0]
+    for name, value in {
+        "mem_get_info": (20 * gib, 24 * gib), "memory_reserved": 3 * gib, "memory_allocated": gib,
+        "get_device_properties": SimpleNamespace(total_memory=24 * gib),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: share.append(part))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share[-1], raising=False)
+    return torch.device("cuda", 0)
+
+
+def test_a_card_can_pass_for_a_smaller_one(cuda):
+    assert memory.free_bytes(cuda) == 22 * memory.GIB and memory.card_gib(cuda) == 24
+    memory.limit_card(cuda, 8)
+    assert memory.free_bytes(cuda) == pytest.approx((8 - memory.CUDA_GIB - 1) * memory.GIB)
+    assert memory.card_gib(cuda) == pytest.approx(8)
+    memory.limit_card(cuda, 80)
+    assert memory.free_bytes(cuda) == 22 * memory.GIB and memory.card_gib(cuda) == 24, "no larger than it is"
+    assert memory.free_bytes(torch.device("cpu")) is None is memory.card_gib(torch.device("cpu"))
+
+
+def test_an_older_torch_does_not_tell_of_its_share(cuda, monkeypatch):
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")
+    assert memory.free_bytes(cuda) == 22 * memory.GIB and memory.card_gib(cuda) == 24

@@ -1,0 +1,63 @@
+"""Networks take turns on a GPU: the same frames, and the published sizes on a card of 6 GB."""
+
+from __future__ import annotations
+
+import gc
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stableanimator_core import cli
+from stableanimator_core.evaluation.plan import plan_published
+from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.memory import CUDA_GIB
+from stableanimator_core.performers import make_clip
+from stableanimator_core.pipeline import StableAnimator
+from stableanimator_core.weights.turns import Turns
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_what_is_made_is_the_same(monkeypatch, iterations):
+    """Of the built-in model, as if there were no room at all; five steps, so that CUDA graphs are recorded."""
+    animator = StableAnimator.load("mini", device="cuda")
+    clip = make_clip(1, size=(animator.models.config.width, animator.models.config.height), frames=4, family="wave")
+    hjb = HJBConfig(iterations=iterations, first_step=1, last_step=3, margin=1)
+
+    def animate():
+        return animator.animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb, steps=5).frames
+
+    whole = animate()
+    assert animator.models.turns.moved == 0
+    monkeypatch.setattr(Turns, "free", lambda self: 0.0)
+    for _ in range(2):
+        np.testing.assert_array_equal(animate(), whole)
+    assert animator.models.turns.moved > 0
+
+
+@pytest.fixture
+def whole_card():
+    """The card as large as it is again, when the test is over."""
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("gib", [6, 8])
+def test_the_published_sizes_on_a_small_card(capsys, whole_card, gib):
+    gc.collect()
+    torch.cuda.empty_cache()
+    argv = ["bench", "--model", "v1", "--random-weights", "--device", "cuda", "--dtype", "fp16", "--json"]
+    argv += ["--frames", "16", "--steps", "3", "--hjb-iterations", "2", "--hjb-steps", "0:2", "--repeats", "1"]
+    status = cli.main([*argv, "--face", "96", "--card", str(gib)])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    result = json.loads(out)
+    assert not result["nan"] and result["peak_reserved_gib"] <= gib - CUDA_GIB
+    assert result["moved_gib"] > 0 and result["held_gib"]["unet_step"] < plan_published(24.0)[512, 512].networks
+    if gib == 8:
+        assert result["notes"] == [], "nothing got smaller"
