@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKLTemporalDecoder
 
 from ..face import FaceBoxes
 from ..face_windows import CHUNK as FACES
@@ -46,9 +47,19 @@ class MemoryPlan(NamedTuple):
     card: float | None  # None: as large as is wanted
 
     @property
+    def sampling(self) -> float:
+        """The most beside the networks until the latents are there: stages follow one another."""
+        return max(self.unet, self.hjb)
+
+    @property
+    def beside(self) -> float:
+        """The most beside the networks, with decoding."""
+        return max(self.sampling, self.decode)
+
+    @property
     def peak(self) -> float:
-        """The most at any time: stages follow one another."""
-        return self.networks + max(self.unet, self.hjb, self.decode)
+        """The most at any time."""
+        return self.networks + self.beside
 
     @property
     def fits(self) -> bool:
@@ -96,10 +107,7 @@ def plan_memory(
         window = largest_window(faces, size, cell, chunk=chunk, margin=hjb.around)
         taken = hjb_bytes(vae, window)
 
-    frame = (DECODE_BYTES if fused else PLAIN_DECODE_BYTES) * pixels
-    frame *= _share(vae, WIDTH, vae.decoder.conv_in.weight.dtype)
-    longer = max(settings.width, settings.height) // cell_size(vae)
-    at_once, tile, part = _fit_decoding(frame, longer, min(CHUNK, frames), rest)
+    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, min(CHUNK, frames), rest)
     return MemoryPlan(
         networks=networks,
         unet=(halves if together else 1) * unet * pixels / GIB,
@@ -108,7 +116,7 @@ def plan_memory(
         window=None if window is None else window.shape,
         hjb_chunk=chunk,
         hjb_asked=hjb.chunk or FACES,
-        decode=at_once * part * frame / GIB,
+        decode=decode,
         decode_chunk=at_once,
         decode_asked=min(CHUNK, frames),
         tile=tile,
@@ -116,16 +124,21 @@ def plan_memory(
     )
 
 
-def _fit_decoding(frame: float, longer: int, most: int, rest: float) -> tuple[int, int | None, float]:
-    """Frames at once, the tile's side in latent cells and its share of a frame: where decode_latents ends when so many
-    bytes are left. frame: what one takes. longer: its longer side in cells."""
+def plan_decoding(
+    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float
+) -> tuple[int, int | None, float]:
+    """Frames of this size decoded at once, the tile's side in latent cells, and the GiB that they take: where
+    decode_latents ends when so many bytes are left. most: frames at once that are asked for."""
+    frame = (DECODE_BYTES if kernels.usable(vae.device) else PLAIN_DECODE_BYTES) * width * height
+    frame *= _share(vae, WIDTH, vae.decoder.conv_in.weight.dtype)
+    longer = max(width, height) // cell_size(vae)
     while most > 1 and most * frame > rest:
         most //= 2
     tile, part = None, 1.0
     while most * part * frame > rest and tile != LEAST_TILE:
         tile = max(-(-(tile or longer) // 2), LEAST_TILE)
         part = min(1.0, (tile / longer) ** 2)
-    return most, tile, part
+    return most, tile, most * part * frame / GIB
 
 
 def plan_published(card_gib: float) -> dict[tuple[int, int], MemoryPlan]:
@@ -178,8 +191,12 @@ def is_published(models: Models) -> bool:
 
 def networks_gib(models: Models) -> float:
     """What the weights take, wherever they are."""
-    weights = (weight for part in models.parts().values() for weight in part.parameters())
-    return sum(weight.numel() * weight.element_size() for weight in weights) / GIB
+    return sum(map(weights_gib, models.parts().values()))
+
+
+def weights_gib(network: torch.nn.Module) -> float:
+    """What the weights of one network take."""
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters()) / GIB
 
 
 def refined_steps(hjb: HJBConfig, steps: int) -> dict[int, StepSettings]:
