@@ -142,7 +142,9 @@ class StableAnimatorSample(io.ComfyNode):
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
-        memory = memory_of(model, notes.node, measure and face is not None)
+        memory = memory_of(model, notes.node)
+        if measure and face is not None:
+            memory.show_end(settings.steps)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
         work = Work.of(settings, options if face else None, len(frames))
