@@ -56,19 +56,24 @@ def test_without_a_face_sample_asks_for_the_unet_alone(server, models):
     assert told[len(ALL)] == pytest.approx(plan.unet * GIB) and plan.hjb == 0
 
 
-def test_sweep_asks_for_its_largest_setting(server, models):
+@pytest.mark.parametrize("most", [0, 1])
+def test_sweep_asks_for_its_largest_setting_and_to_decode(server, models, most):
     nodes = job(seed=603)
     given = {name: nodes["sample"]["inputs"][name] for name in ("model", "reference", "poses", "face", "seed", "steps")}
-    given |= {"hjb": ["hjb", 0], "width": WIDTH, "height": HEIGHT, "draft": 0, "iterations": "0, 1", "hjb_steps": ""}
+    given |= {"hjb": ["hjb", 0], "width": WIDTH, "height": HEIGHT, "draft": 0}
+    given |= {"iterations": f"0, {most}", "hjb_steps": ""}
     nodes["sweep"] = {"class_type": "StableAnimatorHJBSweep", "inputs": given}
     for other in ("sample", "decode", "save"):
         del nodes[other]
     told = asked(server, nodes)
-    assert told[-1] == [ALL, pytest.approx(planned(models, iterations=1).beside * GIB)]
+    plan = planned(models, iterations=most)
+    assert told[-1] == [ALL, pytest.approx(plan.beside * GIB)]
+    assert plan.beside == (plan.hjb if most else plan.decode)
 
 
 def test_preflight_asks_for_its_trial_what_sample_and_decode_would(server, models):
     nodes = job(seed=604)
+    nodes["hjb"]["inputs"]["enabled"] = False
     nodes["check"] = {
         "class_type": "StableAnimatorPreflight",
         "inputs": {
@@ -79,4 +84,4 @@ def test_preflight_asks_for_its_trial_what_sample_and_decode_would(server, model
     }  # fmt: skip
     for other in ("sample", "decode", "save", "face"):
         del nodes[other]
-    assert asked(server, nodes) == [[ALL, pytest.approx(planned(models, iterations=2).beside * GIB)]]
+    assert asked(server, nodes) == [[ALL, pytest.approx(planned(models, iterations=0).decode * GIB)]]
