@@ -92,11 +92,15 @@ def tell_failure(hidden: comfy.HiddenHolder, message: str) -> None:
 
 @dataclass
 class Memory:
-    """What a Sample node keeps of its last run: x of its steps, and the likeness that was measured in them."""
+    """What a Sample node keeps of its last run: x of its steps, and the likeness in those that were measured."""
 
     trail: Trail = field(default_factory=Trail)
     told: list[dict] = field(default_factory=list)
-    measured: bool = True  # whether the likeness was measured in every step that is kept
+
+    def show_end(self, steps: int) -> None:
+        """For a run that measures: the last of so many steps is run again where it was run without."""
+        if all(event["step"] < steps - 1 for event in self.told):
+            self.trail.forget_from(steps - 1)
 
     def forget_from(self, step: int) -> None:
         """Drop what was measured in steps that will be run again, whether they will be measured or not."""
@@ -107,18 +111,10 @@ class Memory:
 _MEMORIES: WeakKeyDictionary[object, OrderedDict[str, Memory]] = WeakKeyDictionary()
 
 
-def memory_of(model: AnimatorModel, node: str, measured: bool = False) -> Memory:
-    """What this node kept when it last ran with this model; of each model's nodes the latest two keep theirs.
-
-    measured: whether the coming run measures. Steps that were run without are then not kept: there is no likeness of
-    them to show.
-    """
+def memory_of(model: AnimatorModel, node: str) -> Memory:
+    """What this node kept when it last ran with this model; of each model's nodes the latest two keep theirs."""
     kept = _MEMORIES.setdefault(model.models.unet, OrderedDict())
-    memory = kept.pop(node, None)
-    if memory is None or (measured and not memory.measured):
-        memory = Memory()
-    memory.measured = measured
-    kept[node] = memory
+    kept[node] = kept.pop(node, None) or Memory()
     while len(kept) > MEMORIES:
         kept.popitem(last=False)
     return kept[node]

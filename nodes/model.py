@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.weights import V1_CONFIG, available_models, find_model, load_models
-from ..stableanimator_core.weights.registry import DOWNLOADS, FILES, V1
+from ..stableanimator_core.weights.registry import DOWNLOADS, V1, size_of
 from .desk import HIDDEN, Notes
 from .errors import one_line_errors
 from .folders import places
@@ -20,7 +20,6 @@ from .wire import CATEGORY, Model
 
 DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SMALL = 512 << 20  # bytes of weights: below, half precision saves nothing that counts
-GB = 10**9
 
 
 class StableAnimatorLoadModel(io.ComfyNode):
@@ -79,11 +78,10 @@ class StableAnimatorLoadModel(io.ComfyNode):
 
 def _published_state() -> str:
     """Whether the published weights are here, for the menu's tooltip."""
-    missing = [FILES[key] for key in V1 if places().find(key) is None]
+    missing = [key for key in V1 if places().find(key) is None]
     if not missing:
         return "all its files are here"
-    size = sum(file.size for file in missing) / GB
-    return f"{len(missing)} of its {len(V1)} files are missing ({size:.1f} GB to download)"
+    return f"{len(missing)} of its {len(V1)} files are missing ({size_of(missing)} to download)"
 
 
 def pick_dtype(dtype: str, model: str | Path) -> torch.dtype:

@@ -68,7 +68,10 @@ class AnimatorModel:
 
         return cls(models, {group: patcher(names) for group, names in GROUPS.items()})
 
-    def load(self, *groups: str) -> Models:
-        """Bring groups of networks onto the device and return the model."""
-        model_management.load_models_gpu([self.patchers[group] for group in groups])
+    def load(self, *groups: str, room: float = 0) -> Models:
+        """Bring groups of networks onto the device and return the model.
+
+        room: bytes that the coming work takes beside them (room.py): ComfyUI unloads other models for that, too.
+        """
+        model_management.load_models_gpu([self.patchers[group] for group in groups], memory_required=room)
         return self.models

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Job, Speed, outlined, report_job
 from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig
 from ..stableanimator_core.weights import Models
 from .convert import fill_size, image_to_pixels, or_default, to_poses
@@ -105,14 +106,14 @@ class StableAnimatorPreflight(io.ComfyNode):
         hjb: dict | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         prompt, given = cls.hidden.prompt, links(cls.hidden.prompt, cls.hidden.unique_id)
-        missing = [finding for source in given.values() for finding in lacking(prompt, source)]
+        missing = {name: lacking(prompt, source) for name, source in given.items()}
         if model is None:
             chosen = chosen_model(prompt, given["model"])
             if chosen is None:
                 raise InputError("model: no Load Model is above this node; connect one")
             models = outlined(*chosen)
         else:
-            models = model.load("image_encoder", "vae", "animator", "face") if measure else model.models
+            models = model.models
         picture, sized = None if reference is None else image_to_pixels(reference[:1])[0], []
         if picture is not None:
             width, height, sized = fill_size(width, height, picture.shape[1::-1], models.config.size_multiple)
@@ -126,15 +127,17 @@ class StableAnimatorPreflight(io.ComfyNode):
             reference_pose=None if reference_pose is None else to_poses(reference_pose, "reference_pose"),
             driving=None if driving is None else to_poses(driving, "driving"),
             detector=face_detector(models.config),
+            waiting=tuple(name for name, found in missing.items() if found),
         )  # fmt: skip
         cancel = throw_exception_if_processing_interrupted
         report = report_job(
             models,
             job,
             places(),
-            measure=measure and model is not None,
+            measure=measure,
+            load=lambda plan: model.load("image_encoder", "vae", "animator", "face", room=plan.beside * GIB),
             on_forward=cancel,
-            missing=missing,
+            missing=[finding for found in missing.values() for finding in found],
             remarks=sized,
             speed=partial(_speed_of, models),
         )

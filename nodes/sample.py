@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
@@ -28,6 +30,7 @@ from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks
+from .room import plan_here, room_to_decode
 from .speed import kind_of, recall, record
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
@@ -131,13 +134,17 @@ class StableAnimatorSample(io.ComfyNode):
         options = model_hjb(config, settings.steps, **(hjb or {}))
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         check_face(face, model.models)
-        models = model.load("image_encoder", "vae", "animator", "face")
         frames = telling_frames(motion, draft)
+        refined = options if face else replace(options, iterations=0)
+        plan = plan_here(model.models, motion, settings, refined, frames)
+        models = model.load("image_encoder", "vae", "animator", "face", room=plan.sampling * GIB)
         # Once, since the memory that is free may change between the plan, by which the view counts, and the run.
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
-        memory = memory_of(model, notes.node, measure and face is not None)
+        memory = memory_of(model, notes.node)
+        if measure and face is not None:
+            memory.show_end(settings.steps)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
         work = Work.of(settings, options if face else None, len(frames))
@@ -189,8 +196,8 @@ class StableAnimatorDecode(io.ComfyNode):
     @classmethod
     @one_line_errors
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
-        vae = model.load("vae").vae
-        latents = samples_to_latents(samples, vae.config.scaling_factor)
+        latents = samples_to_latents(samples, model.models.vae.config.scaling_factor)
+        vae = model.load("vae", room=room_to_decode(model.models, latents, chunk)).vae
         notes = Notes(cls.hidden)
         frames = decode_latents(
             vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), notes.node),

@@ -8,7 +8,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..stableanimator_core.conditioning import cover, cover_poses
-from ..stableanimator_core.errors import FaceError
+from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.identity import (
     describe_identity,
     draw_identity,
@@ -16,11 +16,12 @@ from ..stableanimator_core.evaluation.identity import (
     locate_faces,
     score_video,
 )
-from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.face import FaceDetector, ReferenceFace
 from ..stableanimator_core.keypoints import Poses
-from ..stableanimator_core.pipeline import find_face
+from ..stableanimator_core.pipeline import ASPECT_TOLERANCE, find_face
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.video.curves import stacked
+from ..stableanimator_core.weights import Models
 from .convert import image_to_pixels, pixels_to_image, to_poses
 from .desk import HIDDEN
 from .errors import one_line_errors
@@ -32,7 +33,15 @@ from .wire import CATEGORY, Face, Model, PoseKeypoint
 
 SAMPLER = "StableAnimatorSample"
 UNCONNECTED = object()  # of `face`; None comes from an Encode Face that found no usable face
-NO_FACE = "Encode Face found no usable face in its picture, and says why"
+NO_FACE = "face: Encode Face found no usable face in its picture, and says why; connect it to another picture"
+NO_FACE_IN_POSES = (
+    "poses: no face in any of their {} frames: the nose and most face points must be there, inside the frame; "
+    "connect poses with a face, or take a video that shows it"
+)
+NO_FACE_IN_FRAMES = (
+    "frames: the face detector finds no usable face in any of {} frames; take a video that shows the face, large "
+    "enough and not in profile"
+)
 
 
 class StableAnimatorIdentityScore(io.ComfyNode):
@@ -102,16 +111,18 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         motion, chosen = (None, None) if poses is None else _of_video(to_poses(poses, "poses"), video, cls.hidden)
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model.models.config)
-        known = find_face(models, picture, pose, detector=detector) if face is UNCONNECTED else face
+        known, doubts = (face, []) if face is not UNCONNECTED else _face_of(models, picture, pose, detector)
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)
-        try:
-            identity = score_video(models, video, faces, known, on_frames=done)._replace(chosen=chosen)
-        except FaceError as error:
-            return _unscored(str(error))
+        if not faces.found.any():
+            return _unscored((NO_FACE_IN_FRAMES if motion is None else NO_FACE_IN_POSES).format(len(video)))
+        identity = score_video(models, video, faces, known, on_frames=done)._replace(chosen=chosen)
         report = describe_identity(identity)
         if chosen is not None:
             report += f"\na draft: {len(chosen)} frames, called by their numbers in the whole motion"
+        if motion is not None and (people := int(motion.visible().any(-1).sum(-1).max())) > 1:
+            doubts = [f"poses: up to {people} people in a frame; the first one's face is scored", *doubts]
+        report = "\n".join((report, *(f"note: {doubt}" for doubt in doubts)))
         plot = draw_identity(identity, marked=worst_frames)
         sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
@@ -131,6 +142,27 @@ def _of_video(poses: Poses, video: np.ndarray, hidden: io.HiddenHolder) -> tuple
     chosen = telling_frames(poses, frames)
     covering = cover_poses(poses, cover(poses, width, height), width, height)  # the crop is the whole motion's, too
     return covering.picked(chosen), tuple(chosen)
+
+
+def _face_of(
+    models: Models, picture: np.ndarray, pose: Poses | None, detector: FaceDetector | None
+) -> tuple[ReferenceFace, list[str]]:
+    """The face of a picture, [H, W, 3], and what of its pose may not be what was meant. Raises InputError."""
+    if pose is None and detector is None:
+        raise InputError(
+            f"face, reference_pose: neither is connected, and model '{models.config.name}' finds no face in reference "
+            "without them; connect Encode Face to face, or the picture's pose to reference_pose"
+        )
+    found, doubts = find_face(models, picture, pose, detector=detector), []
+    if pose is not None and pose.frames > 1:
+        doubts.append(f"reference_pose: {pose.frames} frames; the first one is taken, is it that of reference?")
+    if pose is not None and (people := int(pose.visible()[0].any(-1).sum())) > 1:
+        doubts.append(f"reference_pose: it shows {people} people; the first one's face is compared with")
+    height, width = picture.shape[:2]
+    if pose is not None and abs(pose.width * height / (pose.height * width) - 1) > ASPECT_TOLERANCE:
+        canvas = f"its canvas is {pose.width}x{pose.height}, reference {width}x{height}"
+        doubts.append(f"reference_pose: {canvas}; connect the pose of this picture")
+    return found, doubts
 
 
 def _unscored(why: str) -> io.NodeOutput:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.preflight import Finding
+from ..stableanimator_core.preflight import Finding, check_missing
 from ..stableanimator_core.weights import V1_CONFIG, ModelConfig, available_models, config_of
-from ..stableanimator_core.weights.registry import DOWNLOADS, FILES, POSES, V1
+from ..stableanimator_core.weights.registry import DOWNLOADS, POSES, V1, size_of
 from .folders import places
-from .model import DTYPES, GB, pick_dtype
+from .model import DTYPES, pick_dtype
 
 LOADER, EXTRACTOR = "StableAnimatorLoadModel", "StableAnimatorExtractPoses"
 
@@ -74,14 +74,9 @@ def _lacking(kind: str, given: dict) -> list[Finding]:
 
 
 def _published(needed: Sequence[str], wanted: Sequence[str], node: str, download: bool) -> list[Finding]:
-    try:
-        places().require(*needed)
-    except WeightsError as error:
-        if not download:
-            problem = Finding.of(error)
-            return [problem._replace(fix=f"{problem.fix}; or switch download on in {node}")]
-        missing = [FILES[key] for key in wanted if places().find(key) is None]
-        size = sum(file.size for file in missing) / GB
-        what = f"{node} downloads {len(missing)} files first, {size:.1f} GB in all"
-        return [Finding("note", what, f"none is needed; they go to {places().models[0]}")]
-    return []
+    problems = check_missing(places(), needed, node)
+    if not problems or not download:
+        return [problem._replace(fix=f"{problem.fix}; or switch download on in {node}") for problem in problems]
+    missing = [key for key in wanted if places().find(key) is None]
+    what = f"{node} downloads {len(missing)} files first, {size_of(missing)} in all"
+    return [Finding("note", what, f"none is needed; they go to {places().models[0]}")]

@@ -422,7 +422,9 @@ def locate_face(
             reference_pose, (width, height), scale=config.face_scale, crop=config.face_crop, choose=choose
         )
     needed = "its pose or a face detector" if config.face_crop == "arcface" else "its pose"
-    raise FaceError(f"reference: model '{config.name}' finds the face through {needed}; give the picture's pose")
+    raise FaceError(
+        f"reference_pose: not given, but model '{config.name}' finds the face through {needed}; give the picture's pose"
+    )
 
 
 def model_hjb(config: ModelConfig, steps: int, **given) -> HJBConfig:

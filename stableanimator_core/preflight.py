@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -67,6 +67,7 @@ class Finding(NamedTuple):
     level: Literal["problem", "note"]
     what: str
     fix: str
+    details: tuple[str, ...] = ()  # lines on what was found
 
     @classmethod
     def of(cls, error: InputError, level: Literal["problem", "note"] = "problem") -> Finding:
@@ -74,10 +75,24 @@ class Finding(NamedTuple):
         what, _, fix = one_line(error).partition("; ")
         return cls(level, what, fix or "give another one")
 
+    def record(self) -> dict:
+        """For JSON."""
+        return {"what": ": ".join(filter(None, (self.what, "; ".join(self.details)))), "fix": self.fix}
+
     @property
-    def lines(self) -> tuple[str, str]:
+    def lines(self) -> tuple[str, ...]:
         """As people read it."""
-        return f"{self.level.upper() if self.level == 'problem' else self.level}: {self.what}", f"    fix: {self.fix}"
+        level = self.level.upper() if self.level == "problem" else self.level
+        return f"{level}: {self.what}", *(f"    {line}" for line in (*self.details, f"fix: {self.fix}"))
+
+
+def distinct(findings: Iterable[Finding]) -> list[Finding]:
+    """Problems, then notes; without what was found twice, and without notes that a problem's fix mends, too: files that
+    a job lacks are missing in the installation as well."""
+    findings = list(dict.fromkeys(findings))
+    problems = [finding for finding in findings if finding.level == "problem"]
+    mended = " ".join(problem.fix for problem in problems)
+    return [*problems, *(note for note in findings if note.level == "note" and note.fix not in mended)]
 
 
 @dataclass(frozen=True)
@@ -304,15 +319,26 @@ def check_weights(places: Places) -> tuple[dict[str, dict], list[Finding]]:
         found = {key: path for key, path in paths.items() if path}
         missing = [key for key in keys if key not in found]
         groups[group] = {"complete": not missing, "found": found, "missing": [FILES[key].path for key in missing]}
-        if missing:
-            what = f"weights {group} ({WEIGHTS_FOR[group]}) are {places.describe_missing(missing)}"
-            findings.append(Finding("note", what, places.fetch_command(missing)))
+        findings += check_missing(places, keys, f"weights {group} ({WEIGHTS_FOR[group]})", "note")
         for key, path in found.items():
             try:
                 check_structure(path)
             except InputError as error:
                 findings.append(Finding("problem", str(error), f"delete it, then: {places.fetch_command([key])}"))
     return groups, findings
+
+
+def check_missing(
+    places: Places, keys: Sequence[str], whose: str, level: Literal["problem", "note"] = "problem"
+) -> list[Finding]:
+    """One finding where any of these published files is missing, with its size and its page on the hub."""
+    from .weights.registry import size_of
+
+    missing = [key for key in keys if places.find(key) is None]
+    if not missing:
+        return []
+    what = f"{whose}: {size_of(missing)} to download, {len(missing)} of {len(keys)} files missing in {places.models[0]}"
+    return [Finding(level, what, places.fetch_command(missing), places.describe_each(missing))]
 
 
 def check_job(
@@ -355,13 +381,7 @@ def check_files(config: ModelConfig, places: Places) -> list[Finding]:
     """The files of the published model."""
     from .weights import V1, V1_CONFIG
 
-    if config != V1_CONFIG:
-        return []
-    try:
-        places.require(*V1)
-    except InputError as error:
-        return [Finding.of(error)]
-    return []
+    return check_missing(places, V1, f"model {config.name}") if config == V1_CONFIG else []
 
 
 def check_reference(

@@ -76,6 +76,11 @@ class Trail:
         """Forget the run."""
         self.__init__(self.limit_bytes)
 
+    def forget_from(self, step: int) -> None:
+        """Forget what this step and those after it came to: they will be run again."""
+        del self._steps[step:], self.seconds[step:]
+        self._kept = {kept: x for kept, x in self._kept.items() if kept <= step}
+
     @property
     def denoise_seconds(self) -> float:
         """How long the denoising of one step takes, without the face; 0 where none was run."""
@@ -109,9 +114,8 @@ class Trail:
         if course.key != self._key:
             self.clear()
             self._key = course.key
-        del self._steps[first:], self.seconds[first:]
+        self.forget_from(first)
         self._smaller = None
-        self._kept = {step: x for step, x in self._kept.items() if step <= first}
         began = ended = 0.0
 
         def kept_denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ const PAD = 8;
 const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y: auto; padding: ${PAD}px 10px;
   border-radius: 6px; background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif;
   user-select: text; overflow-wrap: anywhere; white-space: pre-wrap; cursor: text;`;
+const PAGES = /(https:\/\/[^\s,;]+)/; // splits a line: every other part is an address
 const TABLE = "font-family: monospace; font-size: 11px; white-space: pre; overflow-x: auto;"; // of lines in columns
 const FITS = { good: COLOURS.good, fair: COLOURS.plain, doubtful: COLOURS.bad }; // as Align Poses expects to have done
 
@@ -28,7 +29,9 @@ const FITS = { good: COLOURS.good, fair: COLOURS.plain, doubtful: COLOURS.bad };
 export function looks(line, number, kind) {
   if (line.startsWith("PROBLEM:")) return { colour: COLOURS.bad, head: "PROBLEM:" };
   if (line.startsWith("note:")) return { colour: COLOURS.plain, head: "note:" };
-  if (line.startsWith("    fix:")) return { colour: COLOURS.faint, head: "", indent: 14 };
+  if (line.startsWith("    ") && (kind === CHECK || line.startsWith("    fix:"))) {
+    return { colour: COLOURS.faint, head: "", indent: 14 };
+  }
   const [fit, grade] = /^expected fit: (\w+)/.exec(line) ?? [];
   if (fit) return { colour: FITS[grade], head: fit };
   if (number === 0 && REPORTS.includes(kind)) {
@@ -42,11 +45,13 @@ export function looks(line, number, kind) {
 function element(line, number, kind) {
   const { colour, head, indent = 0 } = looks(line, number, kind);
   const [paragraph, strong] = [document.createElement("div"), document.createElement("span")];
-  paragraph.style.cssText = `margin: 0 0 ${indent ? 6 : 2}px ${indent}px; color: ${indent ? colour : COLOURS.ink};`;
+  const below = line.startsWith("    fix:") ? 6 : 2; // px, the end of a finding
+  paragraph.style.cssText = `margin: 0 0 ${below}px ${indent}px; color: ${indent ? colour : COLOURS.ink};`;
   if (/\S {2,}\S/.test(line)) paragraph.style.cssText += TABLE;
   strong.style.cssText = `color: ${colour}; font-weight: 600;`;
   strong.textContent = head;
-  paragraph.append(strong, line.slice(head.length).replace(/^ {4}fix/, "fix"));
+  const rest = indent ? line.trimStart() : line.slice(head.length);
+  paragraph.append(strong, ...rest.split(PAGES).map((part, number) => (number % 2 ? link(part) : part)));
   return paragraph;
 }
 
@@ -55,6 +60,14 @@ function dropPictures(node) {
   node.imgs = undefined;
   const place = node.widgets.findIndex(({ name }) => name === PICTURES);
   if (place >= 0) node.widgets.splice(place, 1);
+}
+
+/** The address of a web page, to be clicked. */
+function link(address) {
+  const anchor = document.createElement("a");
+  Object.assign(anchor, { href: address, target: "_blank", rel: "noopener noreferrer", textContent: address });
+  anchor.style.color = "inherit";
+  return anchor;
 }
 
 const shown = new WeakMap(); // node -> { tell(event), settle() }

@@ -204,6 +204,15 @@ function paintStrip(context, history, { left, right, low, strip, x, step }) {
   write(context, (low / 1000).toFixed(1), right + 13, strip.bottom - 1, { ...label, align: "left" });
 }
 
+/** Says of kept steps that were run without the scope why they are empty. */
+function paintUnmeasured(context, history, { strip, x }) {
+  const empty = Array.from({ length: history.first }, (_, step) => step).filter((step) => !history.rows[step]);
+  if (!empty.length) return;
+  const [from, to] = [x(empty[0]), x(empty[empty.length - 1] + 1)];
+  const style = { colour: COLOURS.faint, size: 10, align: "center", room: to - from - 6 };
+  write(context, say("unmeasured"), (from + to) / 2, (strip.top + strip.bottom) / 2 + 3, style);
+}
+
 /** Marks the steps that were not run again; while the others run, they step back. */
 function paintKept(context, history, { left, strip, x, right }) {
   const { first, steps, state } = history;
@@ -272,6 +281,7 @@ function paint(context, width, height, history, pointer, redraw) {
   paintGrid(context, history, area);
   paintCurve(context, history, area);
   paintStrip(context, history, area);
+  paintUnmeasured(context, history, area);
   paintKept(context, history, area);
   const over = pointer && place(history, area, pointer);
   if (over) {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import InputError
 from ..files import PROGRAM
-from ..preflight import Finding, Installation, check_installation, describe_system
+from ..preflight import Finding, Installation, check_installation, describe_system, distinct
 from .arguments import add_json, add_places, places_of, size
 from .report import Report
 
@@ -43,9 +43,9 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
     job = examine_job(args, places, report) if asked else []
     plans, alone = plan_for(installation.device), plan_for(installation.device, turns=True)
-    findings = (*installation.findings, *job)
+    findings = distinct((*installation.findings, *job))
     named = {
-        f"{level}s": [{"what": finding.what, "fix": finding.fix} for finding in findings if finding.level == level]
+        f"{level}s": [finding.record() for finding in findings if finding.level == level]
         for level in ("problem", "note")
     }
     result = {

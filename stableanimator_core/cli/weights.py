@@ -88,6 +88,7 @@ def describe_file(file: "WeightFile", places: "Places") -> dict:
         "size": found.stat().st_size if found else file.size,
         "found": found,
         "belongs": belongs,
+        "page": file.page,
         "revision": record.get("revision"),
         "sha256": record.get("sha256"),
     }
@@ -188,8 +189,11 @@ def _megabytes(size: int) -> int:
 
 
 def _print_file(file: dict, report: Report) -> None:
-    size = f"{file['size'] / GB:.2f} GB" if file["size"] > GB / 10 else f"{file['size'] / MB:.1f} MB"
+    from ..weights.registry import size_text
+
     revision = f" (revision {file['revision'][:12]})" if file["revision"] else ""
     state = f"{file['found']}{revision}" if file["found"] else f"MISSING, belongs at {file['belongs']}"
-    report.line(f"  {file['key']:18} {size:>9}  {state}")
+    report.line(f"  {file['key']:18} {size_text(file['size']):>9}  {state}")
     report.line(f"  {'':18} {'':9}  {file['purpose']}; {file['licence']}")
+    if not file["found"]:
+        report.line(f"  {'':18} {'':9}  {file['page']}")

@@ -19,7 +19,7 @@ from ..hjb import HJBConfig, Likeness
 from ..keypoints import Poses
 from ..memory import GIB
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample
-from ..preflight import Finding, check_files, check_installation, check_job
+from ..preflight import Finding, check_files, check_installation, check_job, distinct
 from ..trail import StepSeconds
 from ..vae import CHUNK, cell_size, decode_video
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
@@ -43,6 +43,7 @@ class Job:
     reference_pose: Poses | None = None
     driving: Poses | None = None
     detector: FaceDetector | None = None
+    waiting: tuple[str, ...] = ()  # names of these, or "model": given, and not to be had before missing files are here
 
     @property
     def placed(self) -> Poses | None:
@@ -116,21 +117,25 @@ def outlined(config: ModelConfig, dtype: torch.dtype) -> Models:
 
 def report_job(
     models: Models, job: Job, places: Places, *, measure: bool = False,
-    on_forward: Callable[[], None] | None = None, missing: Sequence[Finding] | None = None,
-    remarks: Sequence[str] = (), speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None,
+    load: Callable[[MemoryPlan], None] | None = None, on_forward: Callable[[], None] | None = None,
+    missing: Sequence[Finding] | None = None, remarks: Sequence[str] = (),
+    speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None,
 ) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
-    measure: make a short trial for the time; on_forward is called before every UNet call of it. Else models may be
-    `outlined`. missing: what is known of files that are not here; None: those of the model are looked for.
+    measure: make a short trial for the time, unless something waits for missing files; `load` brings the networks onto
+    the card for it, on_forward is called before every UNet call of it. Else models may be `outlined`.
+    missing: what is known of files that are not here; None: those of the model are looked for.
     remarks: on the job, told as they are. speed: what earlier runs with such settings took.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
     size = job.sampling.get("width") or config.width, job.sampling.get("height") or config.height
     material = {key: getattr(job, key) for key in ("reference", "reference_pose", "driving", "detector")}
+    if "reference_pose" in job.waiting and job.detector is None:
+        material["reference"] = None  # its face is looked for through the pose
     own = check_files(config, places) if missing is None else missing
-    findings = [*own, *installation.findings, *check_job(config, **material, size=size)]
+    findings = [*own, *installation.findings, *check_waiting(job), *check_job(config, **material, size=size)]
     ahead: list[str] = []
     try:
         settings = SamplingConfig.for_model(config, **job.sampling)
@@ -145,16 +150,17 @@ def report_job(
         pixels = 0 if motion is None else motion.frames * settings.width * settings.height
         ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, plan, pixels)]
         findings += check_memory(models, plan)
-        if measure:
+        if measure and job.waiting:
+            told = "not measured before the missing files are here"
+        elif measure:
+            if load is not None:
+                load(plan)
             told, found = _measured(models, job, settings, hjb, motion, on_forward)
             findings += found
         else:
-            told = _remembered(settings, hjb, motion, speed and speed(settings, hjb))
+            told = _remembered(job, settings, hjb, motion, speed and speed(settings, hjb))
         ahead.append(f"time: {told}")
-    findings = list(dict.fromkeys(findings))  # a size that cannot be made was found twice
-    problems = [finding for finding in findings if finding.level == "problem"]
-    mended = " ".join(problem.fix for problem in problems)
-    findings = [*problems, *(f for f in findings if f.level == "note" and f.fix not in mended)]  # files needed are both
+    findings = distinct(findings)
     lines = [line for finding in findings for line in finding.lines]
     return "\n".join((_verdict(findings), *ahead, *remarks, *lines))
 
@@ -204,6 +210,15 @@ def try_job(
     iteration_s = max(0.0, end - plain - step_s) if iterations else 0.0
     total_s = ready - start + settings.steps * step_s + iterations * iteration_s + decode_s
     return Estimate(ready - start, step_s, iteration_s, decode_s, total_s, peak)
+
+
+def check_waiting(job: Job) -> list[Finding]:
+    """A note where material is given and yet could not be had."""
+    unseen = [name for name in job.waiting if name != "model"]
+    if not unseen:
+        return []
+    what = f"{' and '.join(unseen)}: could not be found without the missing files, so what they show was not checked"
+    return [Finding("note", what, "get the files that are named here, then run Preflight again")]
 
 
 def check_memory(models: Models, plan: MemoryPlan) -> list[Finding]:
@@ -274,10 +289,12 @@ def _measured(
     return f"about {duration(tried.total_s)}: {each}{peak}", []
 
 
-def _remembered(settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None, speed: Speed | None) -> str:
+def _remembered(job: Job, settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None, speed: Speed | None) -> str:
     """The time in words, by earlier runs."""
     if speed is None:
         return "not known before a first run; Sample tells after its first step, or switch measure on for a short trial"
+    if "driving" in job.waiting:
+        return "not reckoned before the files that find the motion are here"
     if motion is None:
         return "connect driving to reckon it by earlier runs"
     seconds = speed.reckon(*Work.of(settings, hjb, motion.frames))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..conditioning import cover, cover_poses, resize_picture
-from ..errors import FaceError, PoseError
+from ..errors import FaceError, InputError, PoseError
 from ..face import FaceBoxes, FaceDetector, ReferenceFace, crop_faces, csim, embed_faces, face_boxes, locate_among
 from ..keypoints import Poses
 from ..video.charts import DARK, Chart, ticks, write
@@ -56,12 +56,15 @@ def score_video(
     """Compare every frame's face with the reference's, by the model's judge or, without one, its embedder.
 
     video: [F, H, W, 3] uint8 RGB; faces: where they are in it. reference: of a model that cuts faces out as this one
-    does. on_frames(frames done). Raises FaceError for a reference of another kind of model, and when no frame shows a
-    face.
+    does. on_frames(frames done). Raises InputError for a reference of another kind of model, FaceError when no frame
+    shows a face.
     """
-    if (reference.template is not None) != (models.config.face_crop == "arcface"):
-        raise FaceError(
-            f"face: it was found for another kind of model than '{models.config.name}'; find it with the same model"
+    kinds = {False: "upright", True: "aligned"}
+    found, wanted = kinds[reference.template is not None], kinds[models.config.face_crop == "arcface"]
+    if found != wanted:
+        raise InputError(
+            f"face: cut out {found}, but model '{models.config.name}' compares faces that are cut out {wanted}; "
+            "find it with the same model"
         )
     if not faces.found.any():
         raise FaceError(
@@ -90,17 +93,21 @@ def locate_faces(
     crops what it makes. detector: serves models that take aligned faces (face_crop "arcface"). Frames whose face is
     too small, in profile or cut off count as without. on_frames(frames done) is called while the detector works; what
     it raises stops that.
-    Raises PoseError for poses of another number of frames, FaceError where there is neither poses nor a detector.
+    Raises PoseError for poses of another number of frames, InputError where there is neither poses nor a detector.
     """
     height, width = video.shape[1:3]
     if poses is not None:
         if poses.frames != len(video):
-            raise PoseError(f"poses: {poses.frames} frames, the video has {len(video)}; give the poses of this video")
+            raise PoseError(
+                f"poses: {poses.frames} frames, but frames holds {len(video)}; give the poses of this very video"
+            )
         poses = cover_poses(poses, cover(poses, width, height), width, height)
         return face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
     if detector is None or config.face_crop != "arcface":
         needed = "poses or a face detector" if config.face_crop == "arcface" else "poses"
-        raise FaceError(f"frames: model '{config.name}' finds faces through {needed}; give the poses of the frames")
+        raise InputError(
+            f"poses: not given, but model '{config.name}' finds faces through {needed}; give the poses of the frames"
+        )
     return _detected(video, detector, on_frames)
 
 

@@ -24,7 +24,6 @@ from .template import MIN_SCORE, fit_templates, five_points, template_side
 
 MIN_SIDE = 24  # px of an aligned face: what is smaller comes out of the warp as a blur
 MIN_EYES = 0.4  # of the eyes' distance over the way from eyes to mouth, 0.87 in the template: less is a profile
-ADVICE = "or switch the identity path off"
 
 Item = TypeVar("Item")
 
@@ -83,12 +82,12 @@ def locate_in_pose(
     if choose is not None and faces:
         person = _from_left(list(faces), [float(place.boxes[0, 0]) for place in faces.values()], choose)
     if person not in faces:
-        whose = "" if pose.people < 2 else f"none of {pose.people} people; "
+        whose = "it shows nobody; " if not pose.people else f"none of {pose.people} people; " * (pose.people > 1)
         if faces:
             whose = f"person {', '.join(map(str, faces))} shows one, but person 0 of {pose.people} is followed; "
         raise FaceError(
-            f"reference: no face in its keypoints ({whose}the nose and most face points must be inside the picture); "
-            f"use a picture that shows the face, {ADVICE}"
+            f"reference_pose: no face in its keypoints ({whose}the nose and most face points must be inside the "
+            "picture); give the pose of a picture that shows the face"
         )
     place = faces[person]
     if place.templates is not None:
@@ -108,7 +107,7 @@ def locate_among(
     pose = None if pose is None or not pose.frames or not pose.people else pose.slice(0, 1).resized(*size)
     if not found:
         people = "" if pose is None else f" (people in its pose: {pose.people})"
-        raise FaceError(f"reference: no face found in the picture{people}; use one that shows the face, {ADVICE}")
+        raise FaceError(f"reference: no face found in the picture{people}; use one that shows the face")
     if choose is not None:
         face = _from_left(found, [float(face.box[0]) for face in found], choose)
     elif pose is not None:
@@ -118,7 +117,7 @@ def locate_among(
     points = torch.from_numpy(np.asarray(face.landmarks, dtype=np.float64))[None]
     place = FaceBoxes.of_templates(*fit_templates(points, torch.ones(1, 5, dtype=torch.bool)))
     if not lies_inside(place.boxes, *size)[0]:
-        raise FaceError(f"reference: the picture's edge cuts off the face; use one that shows all of it, {ADVICE}")
+        raise FaceError("reference: the picture's edge cuts off the face; use one that shows all of it")
     _judge(points[0].numpy(), True, place)
     return place
 
@@ -138,8 +137,8 @@ def _face_of(pose: Poses, found: Sequence[DetectedFace]) -> DetectedFace:
         points = pose.face[0, 0][pose.face_score[0, 0] > MIN_SCORE]
     if not len(points):
         raise FaceError(
-            f"reference: the first person of its pose shows no head, so none of the faces found ({len(found)}) can be "
-            f"theirs; choose the face, give the pose of this picture, {ADVICE}"
+            f"reference_pose: its first person shows no head, so none of the faces in reference ({len(found)}) can be "
+            "theirs; choose the face, or give the pose of this picture"
         )
     head = points.mean(0)
     away = [float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - head)) for face in found]
@@ -147,9 +146,8 @@ def _face_of(pose: Poses, found: Sequence[DetectedFace]) -> DetectedFace:
     face = found[nearest]
     if away[nearest] > (face.box[2:] - face.box[:2]).max():
         raise FaceError(
-            f"reference: pose and picture disagree: the pose has the head at ({head[0]:.0f}, {head[1]:.0f}), "
-            f"the nearest face found is {away[nearest]:.0f} px away; give the pose of this picture, choose the face, "
-            f"{ADVICE}"
+            f"reference_pose: pose and picture disagree: the pose has the head at ({head[0]:.0f}, {head[1]:.0f}), "
+            f"the nearest face found is {away[nearest]:.0f} px away; give the pose of this picture, or choose the face"
         )
     return face
 
@@ -163,7 +161,7 @@ def _judge(points: np.ndarray, mouth: bool, place: FaceBoxes) -> None:
     if side < MIN_SIDE:
         raise FaceError(
             f"reference: the face is too small, {side:.0f} px across where {MIN_SIDE} are needed; "
-            f"use a larger or closer picture, {ADVICE}"
+            "use a larger or closer picture"
         )
     left, right, nose = points[:3]
     across = right - left
@@ -177,5 +175,5 @@ def _judge(points: np.ndarray, mouth: bool, place: FaceBoxes) -> None:
         reason = "its eyes are close together for its height" if narrow else "the nose lies beyond an eye"
         raise FaceError(
             f"reference: the face is in profile ({reason}), which says too little about who it is; "
-            f"use a picture that looks at the camera, {ADVICE}"
+            "use a picture that looks at the camera"
         )

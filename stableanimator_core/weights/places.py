@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import WeightsError
 from ..files import PROGRAM, fault_of
-from .registry import FILES, GROUPS
+from .registry import FILES, GROUPS, size_text
 
 PACK = Path(__file__).absolute().parents[2]  # not resolved: a linked pack still lies in its ComfyUI
 ENVIRONMENT = "STABLEANIMATOR_MODELS"
@@ -86,16 +86,25 @@ class Places:
         """Half a line: these files are missing and where they belong."""
         names = ", ".join(FILES[key].path for key in keys)
         text = f"missing in {self.models[0]}: {names}"
-        faulty = [path for key in keys for path in self._candidates(key) if path.is_file()]
-        if faulty:
-            text += f" ({', '.join(f'{path} {fault_of(path)}' for path in faulty)})"
-        return text
+        faults = [fault for key in keys for fault in self._faults(key)]
+        return f"{text} ({', '.join(faults)})" if faults else text
+
+    def describe_each(self, keys: list[str]) -> tuple[str, ...]:
+        """A line for each of these missing files: where it belongs in the folder, its size, its page on the hub."""
+        return tuple(
+            ", but ".join((f"{file.path}, {size_text(file.size)}: {file.page}", *self._faults(file.key)))
+            for file in (FILES[key] for key in keys)
+        )
 
     def fetch_command(self, keys: list[str]) -> str:
         """The command that fetches these files into the first models folder."""
         groups = [name for name, members in GROUPS.items() if set(members) & set(keys)]
         command = f"{PROGRAM} weights download {' '.join(groups)}"
         return command if self.models == Places.default().models else f'{command} --models "{self.models[0]}"'
+
+    def _faults(self, key: str) -> list[str]:
+        """What lies in places of a missing file and is none."""
+        return [f"{path} {fault_of(path)}" for path in self._candidates(key) if path.is_file()]
 
     def _candidates(self, key: str) -> Iterator[Path]:
         for folder in self.models:

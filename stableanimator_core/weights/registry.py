@@ -7,8 +7,12 @@ VAE and the image encoder are all that is used of the others.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+HUB = "https://huggingface.co"
+MB, GB = 10**6, 10**9
 REPO = "FrancisRing/StableAnimator"
 STABLE_ANIMATOR = "Apache-2.0 (on the hub; MIT on GitHub)"
 STABILITY = "Stability AI Community License"
@@ -28,6 +32,11 @@ class WeightFile:
     sha256: str | None  # None: not known here, asked of the hub
     licence: str
     purpose: str
+
+    @property
+    def page(self) -> str:
+        """Where a browser shows it and gets it, at the hub or at the mirror that HF_ENDPOINT names."""
+        return f"{(os.environ.get('HF_ENDPOINT') or HUB).rstrip('/')}/{self.repo}/blob/main/{self.remote}"
 
 
 FILES: dict[str, WeightFile] = {
@@ -87,3 +96,13 @@ POSES = ("person_detector", "keypoint_detector")
 FACES = ("face_detector",)
 GROUPS = {"v1": V1, "poses": POSES, "faces": FACES}
 DOWNLOADS = {**GROUPS, "v1": V1 + FACES, "all": tuple(FILES)}  # by the name that a download is asked for
+
+
+def size_of(keys: Sequence[str]) -> str:
+    """How much there is to download of these files."""
+    return size_text(sum(FILES[key].size for key in keys))
+
+
+def size_text(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / GB:.2f} GB" if size > GB / 10 else f"{size / MB:.1f} MB"

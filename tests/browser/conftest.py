@@ -10,9 +10,6 @@ import pytest
 from comfy_client import ComfyServer
 from desk import Desk
 
-from stableanimator_core.weights import ASSETS
-
-DEMO = ASSETS / "demo"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_CHROMIUM = f"NO CHROMIUM, so the page was not tested: install one ({', '.join(BROWSERS)}) so that it is on the PATH"
 NO_PLAYWRIGHT = "NO PLAYWRIGHT, so the page was not tested: python -m pip install playwright"
@@ -45,9 +42,8 @@ def browser():
 
 
 def furnish(base: Path, comfyui: Path) -> None:
-    """What the page asks for, at each start or for a workflow's input, so that a refused request is always a fault."""
-    shutil.copy(comfyui / "input" / "example.png", base / "input")  # comes with ComfyUI
-    shutil.copy(DEMO / "driving.mp4", base / "input")  # in place of the artist's own
+    """What a fresh ComfyUI has, and what the page asks for at each start: a refused request is always a fault."""
+    shutil.copy(comfyui / "input" / "example.png", base / "input")
     user = base / "user" / "default"
     for folder in ("workflows", "subgraphs"):
         (user / folder).mkdir(parents=True, exist_ok=True)

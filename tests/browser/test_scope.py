@@ -148,6 +148,18 @@ def test_a_change_of_the_face_optimisation_runs_the_tail_alone(sampled):
     assert len(kept["rows"]["2"]["means"]) == 4
 
 
+def test_kept_steps_without_a_measurement_are_said_to_be_so(desk):
+    desk.speak("en")
+    desk.load(graph())
+    desk.set(SAMPLE, "seed", 505)
+    desk.set(SAMPLE, "identity_scope", False)
+    assert not desk.run().of(EVENT)
+    desk.set(SAMPLE, "identity_scope", True)
+    desk.set("StableAnimatorHJBOptions", "iterations", 3)
+    assert desk.run().of(EVENT)[0]["first"] == 2
+    assert "not measured" in desk.written() and sorted(desk.js(KEPT)["rows"]) == ["2", "3", "4"]
+
+
 OUTCOMES = [
     ({"state": "running", "first": 0, "seconds": None}, "steps 0 to 4 will be run"),
     ({"state": "running", "first": 2, "seconds": 7}, "steps 0 to 1 are kept, 2 to 4 will be run, about 7 s"),

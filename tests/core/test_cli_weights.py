@@ -92,6 +92,9 @@ def test_list_says_what_is_here_and_what_is_missing(weights, hub, tmp_path):
     assert f"unet.pth (revision {COMMIT[:12]})" in text
     assert "MISSING, belongs at " in text
     assert "non-commercial research only" in text
+    assert f"\n{'':32}https://huggingface.co/" in text and FILES["vae"].page in text
+    assert FILES["unet"].page not in text, "it is here"
+    assert files["vae"]["page"] == FILES["vae"].page
 
 
 def test_list_when_all_is_here(weights, hub):

@@ -131,6 +131,45 @@ def test_a_trial_without_material_or_face_says_so(models, job, sound):
     assert "face iteration," not in report_job(models, replace(job, reference_pose=hidden), NOWHERE, measure=True)
 
 
+def test_what_waits_for_missing_files_is_not_said_to_be_unconnected(models, job, sound):
+    waiting = replace(job, reference_pose=None, driving=None, waiting=("driving", "model", "reference_pose"))
+    speed = Speed(1.0, 0.0, 0.0)
+    report = report_job(models, waiting, NOWHERE, speed=lambda *_: speed)
+    assert (
+        "note: driving and reference_pose: could not be found without the missing files, "
+        "so what they show was not checked\n    fix: get the files that are named here, then run Preflight again"
+    ) in report
+    assert "its pose is missing" not in report and "connect" not in report
+    assert "time: not reckoned before the files that find the motion are here" in report
+    assert "time: not measured before the missing files are here" in report_job(models, waiting, NOWHERE, measure=True)
+    pose = report_job(models, replace(job, driving=None, waiting=("driving",)), NOWHERE)
+    assert "note: driving: could not be found" in pose
+
+
+def test_the_models_files_alone_keep_nothing_else_from_being_checked(models, job, sound):
+    report = report_job(models, replace(job, waiting=("model",)), NOWHERE, measure=True)
+    assert "could not be found" not in report and "time: not measured before the missing files are here" in report
+
+
+def test_a_face_that_a_detector_finds_is_checked_without_its_pose(models, job, sound):
+    class Nobody:
+        def detect(self, picture):
+            return []
+
+    config = replace(models.config, face_crop="arcface")
+    waiting = replace(job, reference_pose=None, detector=Nobody(), waiting=("reference_pose",))
+    assert "PROBLEM: reference: no face found" in report_job(replace(models, config=config), waiting, NOWHERE)
+
+
+def test_networks_are_loaded_for_a_trial_with_the_plan_that_is_told(models, job, sound):
+    plans = []
+    report_job(models, job, NOWHERE, load=plans.append)
+    assert not plans, "nothing is measured"
+    report = report_job(models, job, NOWHERE, load=plans.append, measure=True)
+    (made,) = plans
+    assert f"networks {1024 * made.networks:.1f} MiB" in report and made.hjb > 0
+
+
 def test_a_trial_that_runs_out_of_memory_is_a_problem(models, job, sound, monkeypatch):
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")

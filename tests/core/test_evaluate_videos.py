@@ -118,7 +118,8 @@ def test_what_cannot_serve_is_left_out_with_a_reason(folder, read, stick_figure)
     (folder / "dan.json").write_text("[]")
     videos, notes = read()
     assert videos == []
-    assert notes[0].startswith("ann is left out: none of its first 4 frames shows a usable face (the last: reference: ")
+    assert notes[0].startswith("ann is left out: none of its first 4 frames shows a usable face (the last: ")
+    assert "reference_pose: no face in its keypoints" in notes[0]
     assert notes[1] == "bob is left out: its poses are on a canvas of 64x128, its frames are 64x64; give its own poses"
     assert notes[2] == "cid is left out: it has 1 frames, need 2"
     assert notes[3].startswith("dan is left out: ")

@@ -286,6 +286,6 @@ def test_a_bad_clip_is_left_out(animator, clips):
     alone = evaluate_cases(animator, [good[1], good[1]], **options)
     assert result["clips"] == 1
     assert result["csim"] == pytest.approx(alone["csim"])
-    assert any(note.startswith("clip 1 is left out: reference: no face in its keypoints") for note in result["notes"])
+    assert any(note.startswith("clip 1 is left out: reference_pose: no face in its") for note in result["notes"])
     with pytest.raises(InputError, match="none of 2 clips could be evaluated; the last: clip 2 is left out: reference"):
         evaluate_cases(animator, [bad, bad], **options)

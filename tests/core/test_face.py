@@ -225,5 +225,5 @@ def test_reference_uses_the_first_frame(embedder):
 
 
 def test_reference_without_a_face(embedder):
-    with pytest.raises(FaceError, match="reference: no face in its keypoints .* or switch the identity path off"):
+    with pytest.raises(FaceError, match="reference_pose: no face in its keypoints .*; give the pose of a picture"):
         encode_reference_face(embedder, torch.rand(3, 80, 100), poses_of(), scale=1.5)

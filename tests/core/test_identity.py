@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core.errors import FaceError, PoseError
+from stableanimator_core.errors import FaceError, InputError, PoseError
 from stableanimator_core.evaluation.identity import (
     WORST,
     Identity,
@@ -96,7 +96,7 @@ def test_a_face_is_known_without_its_picture(mini, people):
 def test_a_face_of_another_kind_of_model_is_not_compared(mini, people):
     own, _, face = people
     aligned = face._replace(template=torch.eye(3)[:2])
-    with pytest.raises(FaceError, match="face: it was found for another kind of model than 'mini'; find it with the"):
+    with pytest.raises(InputError, match="face: cut out aligned, but model 'mini' compares faces .* upright; find it"):
         score_video(mini, own.frames, locate_faces(mini.config, own.frames, own.poses), aligned)
 
 
@@ -109,11 +109,11 @@ def test_poses_on_another_canvas_are_fitted_to_the_frames(mini, people):
 
 def test_what_is_missing_is_said(mini, people):
     own, _, _ = people
-    with pytest.raises(PoseError, match="poses: 3 frames, the video has 18; give the poses of this video"):
+    with pytest.raises(PoseError, match="poses: 3 frames, but frames holds 18; give the poses of this very video"):
         locate_faces(mini.config, own.frames, own.poses.slice(0, 3))
-    with pytest.raises(FaceError, match="model 'mini' finds faces through poses; give the poses of the frames"):
+    with pytest.raises(InputError, match="poses: not given, but model 'mini' finds faces through poses; give"):
         locate_faces(mini.config, own.frames, detector=Detector(60))
-    with pytest.raises(FaceError, match="model 'v1' finds faces through poses or a face detector"):
+    with pytest.raises(InputError, match="model 'v1' finds faces through poses or a face detector"):
         locate_faces(V1_CONFIG, own.frames)
 
 

@@ -147,7 +147,7 @@ def test_a_picture_without_a_face_switches_identity_off_and_says_so(animator, re
     turned = replace(reference_pose, body_score=reference_pose.body_score.copy())
     turned.body_score[:, :, 0] = 0
     made = animator.animate(reference, driving.slice(0, 1), turned)
-    assert any("reference: no face in its keypoints" in note for note in made.notes)
+    assert any("reference_pose: no face in its keypoints" in note for note in made.notes)
     assert any("identity path off" in note for note in made.notes)
     assert made.judge == "no face" and np.isnan(made.csim).all()
     off = animator.animate(reference, driving.slice(0, 1), turned, identity=False)

@@ -195,8 +195,36 @@ def test_weights_that_are_missing_are_notes(tmp_path):
         "found": {},
         "missing": ["DWPose/yolox_l.onnx", "DWPose/dw-ll_ucoco_384.onnx"],
     }
-    assert f"missing in {tmp_path}: DWPose/yolox_l.onnx" in findings[2].what
+    assert findings[2].what.endswith(f": 0.35 GB to download, 2 of 2 files missing in {tmp_path}")
+    assert findings[2].details[0] == (
+        "DWPose/yolox_l.onnx, 0.22 GB: https://huggingface.co/FrancisRing/StableAnimator/blob/main/DWPose/yolox_l.onnx"
+    )
     assert findings[2].fix.startswith("python -m stableanimator_core weights download poses")
+
+
+def test_missing_weights_say_what_lies_in_their_place_and_where_their_folders_differ(tmp_path):
+    (tmp_path / "SVD/vae").mkdir(parents=True)
+    page = tmp_path / "SVD/vae/diffusion_pytorch_model.safetensors"
+    page.write_text("<html>log in first</html>")
+    finding = only(preflight.check_missing(Places((tmp_path,)), ["vae"], "model v1"))
+    assert finding.what == f"model v1: 0.39 GB to download, 1 of 1 files missing in {tmp_path}"
+    (line,) = finding.details
+    assert line.startswith("SVD/vae/diffusion_pytorch_model.safetensors, 0.39 GB: https://huggingface.co/")
+    remote = "/blob/main/stable-video-diffusion-img2vid-xt/vae/diffusion_pytorch_model.safetensors"
+    assert line.endswith(f"{remote}, but {page} is a web page, not the weights")
+
+
+def test_lines_of_a_finding():
+    finding = Finding("problem", "two files missing", "get them", ("one", "another"))
+    assert finding.lines == ("PROBLEM: two files missing", "    one", "    another", "    fix: get them")
+    assert finding.record() == {"what": "two files missing: one; another", "fix": "get them"}
+    assert Finding("note", "small", "wait").record() == {"what": "small", "fix": "wait"}
+
+
+def test_notes_that_a_problem_says_as_well_are_left_out():
+    problem, twice = Finding("problem", "no files", "run this; or that"), Finding("note", "no files here", "run this")
+    other = Finding("note", "small", "use a larger one")
+    assert preflight.distinct([other, twice, problem, other]) == [problem, other]
 
 
 def test_size(tiny):
@@ -215,7 +243,8 @@ def test_files_of_the_published_model(tmp_path, tiny):
     assert check_job(tiny, places=places) == []
     finding = only(check_job(V1_CONFIG, places=places))
     assert finding.level == "problem"
-    assert "Animation/unet.pth" in finding.what
+    assert finding.what == f"model v1: 9.61 GB to download, 6 of 6 files missing in {tmp_path}"
+    assert len(finding.details) == 6 and any(line.startswith("Animation/unet.pth, 6.20 GB") for line in finding.details)
     assert "weights download v1" in finding.fix
 
 

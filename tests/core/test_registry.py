@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 
 from stableanimator_core.weights.networks import OPTIONAL, PARTS
-from stableanimator_core.weights.registry import FACES, FILES, GROUPS, POSES, V1
+from stableanimator_core.weights.registry import FACES, FILES, GROUPS, POSES, V1, size_of, size_text
 
 
 def test_groups_hold_every_file_once():
@@ -36,3 +36,16 @@ def test_checksums_look_like_sha256():
         assert file.sha256 is None or (len(file.sha256) == 64 and int(file.sha256, 16))
         assert file.licence
         assert file.purpose
+
+
+def test_pages_are_those_of_the_hub_or_of_its_mirror(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    page = "FrancisRing/StableAnimator/blob/main/models/antelopev2/scrfd_10g_bnkps.onnx"
+    assert FILES["face_detector"].page == f"https://huggingface.co/{page}"
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.invalid/")
+    assert FILES["face_detector"].page == f"https://mirror.invalid/{page}"
+
+
+def test_sizes_as_people_say_them():
+    assert [size_text(size) for size in (829_269, 134_399_116, 6_201_376_518)] == ["0.8 MB", "0.13 GB", "6.20 GB"]
+    assert size_of(["unet", "vae"]) == "6.59 GB"

@@ -83,6 +83,15 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(desk):
         assert made.latents.equal(whole.latents), options
 
 
+def test_a_forgotten_end_is_run_again(desk):
+    trail, options = Trail(), hjb(2, 3)
+    whole = desk.sample(options, trail).latents
+    trail.forget_from(4)
+    assert desk.plan(trail, options).first == 4 and len(trail.seconds) == 4
+    assert (desk.sample(options, trail).latents == whole).all()
+    assert desk.plan(trail, options).first == STEPS
+
+
 def test_anything_else_starts_anew(desk, models):
     """Every input beside the face optimisation belongs to the key."""
     trail, options = Trail(), hjb(4, 4)

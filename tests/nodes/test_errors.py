@@ -52,7 +52,7 @@ def test_face_without_a_pose(server):
 def test_a_reference_without_a_face_is_said_and_the_video_made(server):
     run = server.run(prompt(frames=2, steps=1, reference_pose=standing(1, face=False)))
     assert run.succeeded, run.error
-    assert any(text.startswith("identity path off: reference: no face") for text in run.notes)
+    assert any(text.startswith("identity path off: reference_pose: no face") for text in run.notes)
     assert any("no face was given to the model and none was optimised" in text for text in run.notes)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Runs inside ComfyUI's folder. Real moves need a GPU; here a move is a copy of every tensor, which is what counts:
-# a tensor made under inference mode cannot be differentiated through.
-SCRIPT = """
+# Runs inside ComfyUI's folder.
+START = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 import utils.install_util  # before anything else that is called utils, as main.py does
@@ -25,7 +24,10 @@ spec.loader.exec_module(module)
 from comfy import model_management
 from pack.nodes.patchers import AnimatorModel
 from pack.stableanimator_core.weights import load_models
-
+"""
+# Real moves need a GPU; here a move is a copy of every tensor, which is what counts: a tensor made under inference mode
+# cannot be differentiated through.
+MOVE = """
 with torch.inference_mode():
     model = AnimatorModel.of(load_models(folder))
     for patcher in model.patchers.values():
@@ -44,7 +46,42 @@ print("moved")
 """
 
 
-def test_moved_weights_can_be_differentiated_through(comfyui, tiny_model):
-    command = [sys.executable, "-c", SCRIPT, str(REPOSITORY), str(tiny_model)]
+# A CPU by another name passes for a card of 4 GiB, on which nothing but networks lies.
+MAKE_ROOM = """
+GIB = 1 << 30
+card = torch.device("cpu:0")
+model_management.get_torch_device = lambda: card
+
+def free(device=None, torch_free_too=False):
+    left = 4 * GIB - sum(loaded.model_loaded_memory() for loaded in model_management.current_loaded_models)
+    return (left, 0) if torch_free_too else left
+
+model_management.get_free_memory = free
+one, other = (AnimatorModel.of(load_models(folder)) for _ in range(2))
+
+def held(model):
+    return sum(patcher.loaded_size() > 0 for patcher in model.patchers.values())
+
+one.load(*one.patchers)
+other.load("vae")
+assert (held(one), held(other)) == (4, 1), "there is room for all of them"
+other.load("vae", room=2 * GIB)
+assert (held(one), held(other)) == (4, 1), "and for 2 GiB of work"
+other.load("vae", room=3.999 * GIB)
+assert held(one) < 4 and held(other) == 1, "not for all of the card: what is not needed goes"
+print("moved")
+"""
+
+
+def run_in(comfyui: Path, script: str, model: Path) -> None:
+    command = [sys.executable, "-c", START + script, str(REPOSITORY), str(model)]
     result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "moved" in result.stdout, result.stderr[-3000:]
+
+
+def test_moved_weights_can_be_differentiated_through(comfyui, tiny_model):
+    run_in(comfyui, MOVE, tiny_model)
+
+
+def test_other_models_leave_for_the_room_that_is_asked_for(comfyui, tiny_model):
+    run_in(comfyui, MAKE_ROOM, tiny_model)

@@ -85,13 +85,28 @@ def test_missing_files_are_reported_where_nothing_can_be_loaded(server):
     assert run.succeeded, run.error
     (report,) = run.outputs["check"]["text"]
     assert report.startswith("not ready: ")
-    for file, node in (("Animation/unet.pth", "Load Model"), ("DWPose/yolox_l.onnx", "Extract Poses")):
-        (line,) = [line for line in report.split("\n") if file in line and line.startswith("PROBLEM")]
-        assert f"missing in {server.base / 'other_disk' / 'models'}: " in line
-        assert f"switch download on in {node}" in report and report.count(file) == 1, "said once"
+    folder, lines = server.base / "other_disk" / "models", report.split("\n")
+    for file, node, size, count in (
+        ("Animation/unet.pth, 6.20 GB", "Load Model", "9.61 GB", "6 of 6"),
+        ("DWPose/yolox_l.onnx, 0.22 GB", "Extract Poses", "0.35 GB", "2 of 2"),
+    ):
+        assert f"PROBLEM: {node}: {size} to download, {count} files missing in {folder}" in lines
+        (line,) = [line for line in lines if file in line]
+        assert line.startswith("    ") and ": https://huggingface.co/FrancisRing/StableAnimator/blob/main/" in line
+        assert f"switch download on in {node}" in report
     assert "weights download v1" in report and "weights download poses" in report
     assert "work: model 'v1', 512x512, 25 denoising steps" in report and "denoising about " in report
     assert "load" not in {data["node"] for data in run.of("executing")}, "nothing was loaded"
+
+
+def test_poses_that_cannot_be_found_for_want_of_files_are_not_said_to_be_unconnected(server):
+    nodes = published()
+    nodes["pose"] = extract(["image", 0])
+    nodes["check"]["inputs"] |= {"reference_pose": ["pose", 0], "measure": True}
+    (report,) = server.run(nodes).outputs["check"]["text"]
+    assert "note: driving and reference_pose: could not be found without the missing files" in report
+    assert "its pose is missing" not in report and "connect" not in report
+    assert "time: not measured before the missing files are here" in report
 
 
 def test_what_is_missing_is_said_though_another_node_stops_the_run(server):
@@ -102,7 +117,7 @@ def test_what_is_missing_is_said_though_another_node_stops_the_run(server):
     nodes["worn"] = {"class_type": "PreviewAny", "inputs": {"source": ["face", 0]}}
     run = server.run(nodes)
     assert not run.succeeded and run.error["node_id"] == "load"
-    assert any(note.startswith("PROBLEM: missing in ") for note in run.notes)
+    assert any(note.startswith("PROBLEM: Load Model: 9.61 GB to download, ") for note in run.notes)
 
 
 def test_files_that_will_be_downloaded_are_no_problem(server):

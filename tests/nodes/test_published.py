@@ -86,7 +86,7 @@ def tooltip(server) -> str:
 
 
 def test_the_menu_says_what_is_missing(server):
-    assert "6 of its 6 files are missing (9.6 GB to download)" in tooltip(server)
+    assert "6 of its 6 files are missing (9.61 GB to download)" in tooltip(server)
 
 
 def test_the_menu_says_that_all_is_there(server, published):

@@ -106,15 +106,30 @@ def test_another_seed_or_clip_keeps_nothing(server):
         assert start["first"] == 0 and start["kept"] == []
 
 
-def test_steps_that_were_not_measured_are_run_again_when_the_scope_is_switched_on(server):
+def unseen(seed: int, **hjb) -> dict:
+    nodes = scoped(seed, **hjb)
+    nodes["sample"]["inputs"]["identity_scope"] = False
+    return nodes
+
+
+def test_the_last_step_is_run_again_to_be_measured_when_the_scope_is_switched_on(server):
     server.run(scoped(seed=409))
-    unseen = scoped(seed=410)
-    unseen["sample"]["inputs"]["identity_scope"] = False
-    run = server.run(unseen)
+    run = server.run(unseen(seed=410))
     assert not run.of(EVENT) and "identity" not in run.outputs.get("sample", {})
-    start, *told, _ = server.run(scoped(seed=410)).of(EVENT)
-    assert start["first"] == 0 and start["kept"] == []
-    assert {step for step, _, _ in likenesses(told)} == set(range(STEPS))
+    seen = server.run(scoped(seed=410))
+    start, *told, _ = seen.of(EVENT)
+    assert start["first"] == STEPS - 1 and start["kept"] == []
+    assert likenesses(told) == [(STEPS - 1, 0, "alone")]
+    pair = [np.stack([read_image(path) for path in server.saved(each)]) for each in (run, seen)]
+    assert (pair[0] == pair[1]).all()
+
+
+def test_steps_between_two_measured_ones_may_be_without(server):
+    server.run(scoped(seed=418))
+    server.run(unseen(seed=418, first_step=1))
+    start, *told, _ = server.run(scoped(seed=418, first_step=1, last_step=4)).of(EVENT)
+    assert start["first"] == 4 and likenesses(start["kept"]) == [(0, 0, "alone")]
+    assert {step for step, _, _ in likenesses(told)} == {4}
 
 
 def test_nothing_is_measured_where_no_page_listens(server):
@@ -125,7 +140,7 @@ def test_nothing_is_measured_where_no_page_listens(server):
     (done,) = history.values()
     assert done["status"]["status_str"] == "success" and "identity" not in done["outputs"].get("sample", {})
     start = server.run(scoped(seed=417, iterations=2)).of(EVENT)[0]
-    assert start["first"] == 0, "what is kept was not measured"
+    assert start["first"] == 2 and start["kept"] == [], "what is kept was not measured"
 
 
 def test_without_the_scope_a_text_says_what_is_kept(server):

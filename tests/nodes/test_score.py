@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from material import CANVAS, literal, standing
 from material import prompt as whole_run
+from scrfd_graph import save_scrfd
 
 from stableanimator_core.conditioning import cover, cover_poses
 from stableanimator_core.keypoints import Poses
@@ -31,6 +34,18 @@ def prompt(model: str = "mini", **given) -> dict:
         },
         "text": {"class_type": "PreviewAny", "inputs": {"source": ["score", 0]}},
     }
+
+
+def nobody(frames: int) -> Poses:
+    return Poses.empty(frames, CANVAS, CANVAS)
+
+
+def crowd(frames: int, *, faceless_first: bool = False) -> Poses:
+    """Two people; the first one, whose face it is, may show none."""
+    first, second = (standing(frames, face=face, sway=0.0).to_openpose() for face in (not faceless_first, True))
+    for frame, other in zip(first, second):
+        frame["people"] += other["people"]
+    return Poses.from_openpose(first)
 
 
 def test_a_picture_is_like_itself(server):
@@ -71,8 +86,9 @@ def test_a_connected_face_counts_whatever_the_reference_shows(server):
 @pytest.mark.parametrize(
     ("given", "reference_face", "why"),
     [
-        ({"poses": literal(standing(2, face=False))}, True, "frames: none of 2 frames shows a face, so there is"),
-        ({"face": ["face", 0]}, False, "Encode Face found no usable face in its picture, and says why"),
+        ({"poses": literal(standing(2, face=False))}, True, "poses: no face in any of their 2 frames: "),
+        ({"poses": literal(nobody(2))}, True, "poses: no face in any of their 2 frames: "),
+        ({"face": ["face", 0]}, False, "face: Encode Face found no usable face in its picture, and says why; connect"),
     ],
 )
 def test_nothing_to_score_stops_only_what_waits_for_the_score(server, given, reference_face, why):
@@ -91,16 +107,96 @@ def test_nothing_to_score_stops_only_what_waits_for_the_score(server, given, ref
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"poses": None}, "frames: model 'mini' finds faces through poses; give the poses of the frames"),
-        ({"poses": literal(standing(3))}, "poses: 3 frames, the video has 2; give the poses of this video"),
-        ({"reference_pose": None}, "reference: model 'mini' finds the face through its pose; give the picture's pose"),
-        ({"reference_pose": literal(standing(1, face=False))}, "reference: no face in its keypoints"),
+        ({"poses": None}, "poses: not given, but model 'mini' finds faces through poses; give the poses of the frames"),
+        ({"poses": literal(standing(3))}, "poses: 3 frames, but frames holds 2; give the poses of this very video"),
+        ({"poses": literal([])}, "poses: the pose list holds no frame; expected at least one POSE_KEYPOINT frame"),
+        (
+            {"reference_pose": None},
+            "face, reference_pose: neither is connected, and model 'mini' finds no face in reference without them; "
+            "connect Encode Face to face, or the picture's pose to reference_pose",
+        ),
+        ({"reference_pose": literal([])}, "reference_pose: the pose list holds no frame"),
+        ({"reference_pose": literal(nobody(1))}, "reference_pose: no face in its keypoints (it shows nobody; "),
+        ({"reference_pose": literal(standing(1, face=False))}, "reference_pose: no face in its keypoints (the nose "),
+        (
+            {"reference_pose": literal(crowd(1, faceless_first=True))},
+            "reference_pose: no face in its keypoints (person 1 shows one, but person 0 of 2 is followed; ",
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(server, given, message):
     error = server.run(prompt(**given)).error
     assert error["node_id"] == "score" and error["exception_message"].startswith(message)
     assert "\n" not in error["exception_message"].strip()
+
+
+@pytest.fixture(scope="module")
+def aligned(server, tiny_model) -> str:
+    """A model like v1, whose faces are aligned; those of 'mini' are upright."""
+    folder = shutil.copytree(tiny_model, server.base / "models" / "stableanimator" / "aligned")
+    config = json.loads((folder / "config.json").read_text()) | {"name": "aligned", "face_crop": "arcface"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "aligned"
+
+
+def known_through_its_pose(model: str) -> dict:
+    """Nodes that find the picture's face for a model, without a detector. The body's eyes and nose look at the camera,
+    the oval of face points does not."""
+    pose = standing(1)
+    pose.face_score[:] = 0
+    return {
+        "other": {"class_type": "StableAnimatorLoadModel", "inputs": {"model": model, "dtype": "fp32"}},
+        "face": {
+            "class_type": "StableAnimatorEncodeFace",
+            "inputs": {"model": ["other", 0], "reference": ["image", 0], "reference_pose": literal(pose)},
+        },
+    }
+
+
+def test_without_poses_a_detector_looks_for_faces(server, aligned):
+    """The face is found before the detector is there, and stays in ComfyUI's cache."""
+    nodes = prompt(aligned, poses=None, reference_pose=None, face=["face", 0]) | known_through_its_pose(aligned)
+    message = "poses: not given, but model 'aligned' finds faces through poses or a face detector; give the poses"
+    assert server.run(nodes).error["exception_message"].startswith(message)
+    folder = server.base / "models" / "stableanimator" / "antelopev2"
+    folder.mkdir()
+    save_scrfd(folder / "scrfd_10g_bnkps.onnx")
+    try:
+        run = server.run(nodes)
+    finally:
+        shutil.rmtree(folder)
+    assert run.succeeded, run.error
+    (score,) = run.outputs["score"]["text"]
+    assert score.startswith("not scored: frames: the face detector finds no usable face in any of 2 frames; take a ")
+
+
+def test_a_face_for_another_kind_of_model_is_a_fault_of_the_wiring(server, aligned):
+    error = server.run(prompt(face=["face", 0]) | known_through_its_pose(aligned)).error
+    assert error["node_id"] == "score" and error["exception_message"].strip() == (
+        "face: cut out aligned, but model 'mini' compares faces that are cut out upright; find it with the same model"
+    )
+
+
+def test_material_that_may_be_meant_otherwise_is_scored_with_a_note(server):
+    wide = crowd(3).resized(2 * CANVAS, CANVAS)
+    run = server.run(prompt(poses=literal(crowd(2)), reference_pose=literal(wide)))
+    assert run.succeeded, run.error
+    notes = [line for line in run.outputs["score"]["text"][0].split("\n") if line.startswith("note: ")]
+    assert notes == [
+        "note: poses: up to 2 people in a frame; the first one's face is scored",
+        "note: reference_pose: 3 frames; the first one is taken, is it that of reference?",
+        "note: reference_pose: it shows 2 people; the first one's face is compared with",
+        "note: reference_pose: its canvas is 256x128, reference 128x128; connect the pose of this picture",
+    ]
+
+
+def test_a_connected_face_makes_the_references_pose_idle(server):
+    nodes = prompt(face=["face", 0], reference_pose=literal(crowd(3)))
+    nodes["face"] = {
+        "class_type": "StableAnimatorEncodeFace",
+        "inputs": {"model": ["load", 0], "reference": ["image", 0], "reference_pose": literal(standing(1))},
+    }
+    assert "note: " not in server.run(nodes).outputs["score"]["text"][0]
 
 
 def test_poses_on_another_canvas_fit(server):
@@ -161,4 +257,4 @@ def test_poses_that_the_draft_was_not_made_of_are_refused(server, why):
         nodes["score"]["inputs"]["frames"] = ["part", 0]
     del nodes["alone"]
     error = server.run(nodes).error
-    assert error["exception_message"].startswith("poses: 9 frames, the video has ")
+    assert error["exception_message"].startswith("poses: 9 frames, but frames holds ")

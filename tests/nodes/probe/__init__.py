@@ -9,6 +9,24 @@ from comfy import model_management
 from server import PromptServer
 
 NODE_CLASS_MAPPINGS: dict = {}
+asked: list[tuple[list[str], float]] = []  # of ComfyUI: parts to load, and bytes to keep free beside them
+load_models_gpu = model_management.load_models_gpu
+
+
+def spying_load(models, memory_required=0, **given):
+    parts = (getattr(patcher.model, "parts", {}) for patcher in models)
+    asked.append((sorted(name for part in parts for name in part), memory_required))
+    return load_models_gpu(models, memory_required, **given)
+
+
+model_management.load_models_gpu = spying_load
+
+
+@PromptServer.instance.routes.get("/probe/asked")
+async def tell_asked(request: web.Request) -> web.Response:
+    """What was asked of load_models_gpu since the last call."""
+    told, asked[:] = asked[:], []
+    return web.json_response(told)
 
 
 @PromptServer.instance.routes.get("/probe/models")
