@@ -40,6 +40,7 @@ PERFORMERS = 8  # clips, unless told otherwise
 
 MEASURES = (  # what is shown to people: title, key, digits
     ("identity (CSIM)", "csim", 4),
+    ("  where poses put the face", "csim_placed", 4),
     ("  its drift in 16 frames", "drift", 4),
     ("  last quarter less first", "drift_ends", 4),
     ("L1 to the truth", "l1", 4),
