@@ -10,8 +10,9 @@ import torch
 
 from ..errors import PoseError
 from ..keypoints import Poses
-from ..skeleton import BODY_POINTS, FACE_POINTS, HEAD
-from .similarity import DISTINCT, Similarity
+from ..skeleton import BODY_POINTS, HEAD
+from .faces import reshaped, size_ratio, spread
+from .similarity import Similarity
 
 NOSE, NECK, MID_HIP = 0, 1, 18  # the middle of the hips is added to the 18 joints
 WRISTS = (7, 4)  # left and right, in the order of the hands
@@ -63,10 +64,6 @@ BELIEVED = {
     "upper arms": 1.0, "forearms": 1.0, "arms": 1.0, "thighs": 0.65, "shanks": 0.65, "legs": 0.65,
 }  # fmt: skip
 
-# Where driver and reference share this many face points, these tell how large a head is, and are believed: drawn heads
-# that are turned by up to 45 degrees are told to 3 %, by the five joints to 5 %.
-FACE_SHARED = FACE_POINTS // 2
-
 # Ratios are held within these bounds around the common one.
 BOUNDS = (0.6, 1.6)
 
@@ -92,7 +89,7 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     foreshortening survives. The driver's lengths are
     quantiles of the clip; the reference's come from its one pose, where bent limbs, a turned body and bones towards
     the camera are recognised by a body's usual proportions and take the ratio of the parts that are seen well.
-    How large the head is the face's points tell, where both show them.
+    How large the head is the face's points tell, where both show them, and the face gets the reference's shape.
     Feet that stand keep standing; the path of the hips is scaled by the legs. Where legs are not seen, the neck keeps
     its path. Face and hands move rigidly with nose and wrists in the size of head and forearms. Missing points stay
     missing, and everybody else gets the similarity alone.
@@ -118,8 +115,11 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     best = reference.first_shown(min_score)
     driver = _Body(placed.body[:, 0], seen)
     model = _Body(reference.body[best : best + 1, 0], shown[best : best + 1])
-    face = _face_ratio(placed, reference.slice(best, best + 1), min_score)
-    ratios, notes = _ratios(driver, model, face)
+    faces, face = placed.face[:, 0], reference.face[best, 0]  # [F, 68, 2], [68, 2]
+    drawn, there = placed.face_score[:, 0] > min_score, reference.face_score[best, 0] > min_score  # [F, 68], [68]
+    ratios, notes = _ratios(driver, model, size_ratio(faces, drawn & there, face))
+    if there.all():
+        faces = reshaped(faces, drawn, face)
     filled = _filled(driver)  # [F, 19, 2]
     moved = _rebuilt(filled, filled, ratios)
     shift = _standing(filled, moved, driver, ratios)
@@ -128,7 +128,7 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     scale, settle = _settled(body[:, :BODY_POINTS], placed.body[:, 0], seen)
     body, moved = scale * body + settle, scale * moved + settle
     ratios = {part: scale * ratio for part, ratio in ratios.items()}
-    return Retargeted(_with_person(placed, body[:, :BODY_POINTS], filled, moved, ratios), ratios, notes)
+    return Retargeted(_with_person(placed, body[:, :BODY_POINTS], faces, filled, moved, ratios), ratios, notes)
 
 
 class _Body(NamedTuple):
@@ -297,26 +297,8 @@ def _head_ratio(driver: _Body, model: _Body) -> float | None:
     if len(head) < 3 or not frames.any():
         return None
     heads = [points[:, head] for points in (driver.points[frames], model.points)]
-    theirs, ours = (_spread(part) for part in heads)
+    theirs, ours = (spread(part) for part in heads)
     return float(ours[0] / np.median(theirs)) if np.median(theirs) > 0 and ours[0] > 0 else None
-
-
-def _face_ratio(placed: Poses, model: Poses, min_score: float) -> float | None:
-    """Ratio of the heads' sizes by the face points that both show, the clip's median; model: of one frame."""
-    seen = (placed.face_score[:, 0] > min_score) & (model.face_score[0, 0] > min_score)  # [F, 68]
-    ratios = []
-    for points, shared in zip(placed.face[:, 0], seen, strict=True):
-        if shared.sum() >= FACE_SHARED:
-            both = np.stack([points[shared], model.face[0, 0, shared]])  # [2, N, 2]
-            theirs, ours = _spread(both)
-            if min(theirs, ours) > DISTINCT * np.abs(both).max():
-                ratios.append(ours / theirs)
-    return float(np.median(ratios)) if ratios else None
-
-
-def _spread(points: np.ndarray) -> np.ndarray:
-    """Root mean square distance of points [F, N, 2] from their mean, [F]."""
-    return np.sqrt(np.square(points - points.mean(1, keepdims=True)).sum(-1).mean(1))
 
 
 # --- motion ---------------------------------------------------------------------------------------------------------
@@ -426,12 +408,12 @@ def _settled(body: np.ndarray, placed: np.ndarray, seen: np.ndarray) -> tuple[fl
 
 
 def _with_person(
-    placed: Poses, body: np.ndarray, filled: np.ndarray, moved: np.ndarray, ratios: dict[str, float]
+    placed: Poses, body: np.ndarray, face: np.ndarray, filled: np.ndarray, moved: np.ndarray, ratios: dict[str, float]
 ) -> Poses:
     """placed with person 0's points replaced; face and hands go with nose and wrists."""
     bodies, faces, hands = placed.body.copy(), placed.face.copy(), placed.hands.copy()
     bodies[:, 0] = body
-    faces[:, 0] = moved[:, None, NOSE] + ratios["head"] * (faces[:, 0] - filled[:, None, NOSE])
+    faces[:, 0] = moved[:, None, NOSE] + ratios["head"] * (face - filled[:, None, NOSE])
     for side, wrist in enumerate(WRISTS):
         hands[:, 0, side] = moved[:, None, wrist] + ratios["forearms"] * (hands[:, 0, side] - filled[:, None, wrist])
     return replace(placed, body=bodies, face=faces, hands=hands)
