@@ -76,13 +76,14 @@ def evaluate_animation(
 
 def evaluate_cases(
     animator: StableAnimator, cases: Sequence[MakeCase], *, hjb: HJBConfig | None = None, align: str = "none",
-    size: tuple[int, int] | None = None, measures: Measures | None = None, face_detector: FaceDetector | None = None,
-    on_clip: Callable[[int, int], None] | None = None, on_result: Callable[[ClipResult], None] | None = None,
+    proportions: bool = False, size: tuple[int, int] | None = None, measures: Measures | None = None,
+    face_detector: FaceDetector | None = None, on_clip: Callable[[int, int], None] | None = None,
+    on_result: Callable[[ClipResult], None] | None = None,
 ) -> dict:  # fmt: skip
     """Means over the cases; None where a measure is missing or has nothing to compare with.
 
-    hjb: None takes the model's own settings. align: how drivers are laid over the references. size: width, height of
-    the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
+    hjb: None takes the model's own settings. align, proportions: how drivers are laid over the references. size: width,
+    height of the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
     on_result(result) are called after each clip.
     Returns `<measure><row>` of ROWS, beside `clips`, `judge`, `seconds_per_clip`, `per_clip` and `notes`.
     A case that can't be animated is left out, and a note says why.
@@ -96,7 +97,10 @@ def evaluate_cases(
     hjb = model_hjb(models.config, models.config.steps) if hjb is None else hjb
     width, height = size or (None, None)
     judge = Judge.of(models)
-    settings = {"align_method": align, "face_detector": face_detector, "width": width, "height": height}
+    settings = {
+        "align_method": align, "proportions": proportions, "face_detector": face_detector, "width": width,
+        "height": height,
+    }  # fmt: skip
     results, notes = [], [*measures.notes, *judge.notes]
     for number, make in enumerate(cases, 1):
         try:

@@ -230,6 +230,8 @@ def test_misaligned_performers_have_a_truth_and_another_driver(animator, clips):
     video, row = video_of(made.frames), result["per_clip"][0]
     assert row["csim"] == pytest.approx(judged(animator, video, clips[0].poses, clips[0]), abs=1e-4)
     assert row["csim_placed"] == pytest.approx(judged(animator, video, made.poses, clips[0]), abs=1e-4)
+    evaluate_cases(animator, moved, align="svd", proportions=True, hjb=off, on_result=told.append)
+    assert (told[2].pose_images != told[0].pose_images).any(), "with proportions the motion is another one"
     assert row["csim_placed"] != pytest.approx(row["csim"], abs=1e-4), "the driver is not where the truth is"
 
 
