@@ -78,7 +78,8 @@ def align(
     to the reference's place. "smooth" follows them smoothed over about a second, for moving cameras: half of
     every slow travel and zoom is taken out, as the camera's share (see fits.CAMERA_SHARE); quick motion stays.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
-    proportions=True then gives person 0 the reference's bone lengths (see retarget), for methods that fit a similarity.
+    proportions=True then gives person 0 the reference's bone lengths and shape of the face (see retarget), for methods
+    that fit a similarity.
     Raises InputError for a method or fit that there is not and for "learned" without an aligner, PoseError when
     person 0 cannot be fitted.
     """

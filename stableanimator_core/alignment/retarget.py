@@ -11,6 +11,7 @@ import torch
 from ..errors import PoseError
 from ..keypoints import Poses
 from ..skeleton import BODY_POINTS, HEAD
+from .faces import reshaped, size_ratio, spread
 from .similarity import Similarity
 
 NOSE, NECK, MID_HIP = 0, 1, 18  # the middle of the hips is added to the 18 joints
@@ -88,6 +89,7 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     foreshortening survives. The driver's lengths are
     quantiles of the clip; the reference's come from its one pose, where bent limbs, a turned body and bones towards
     the camera are recognised by a body's usual proportions and take the ratio of the parts that are seen well.
+    How large the head is the face's points tell, where both show them, and the face gets the reference's shape.
     Feet that stand keep standing; the path of the hips is scaled by the legs. Where legs are not seen, the neck keeps
     its path. Face and hands move rigidly with nose and wrists in the size of head and forearms. Missing points stay
     missing, and everybody else gets the similarity alone.
@@ -113,7 +115,11 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     best = reference.first_shown(min_score)
     driver = _Body(placed.body[:, 0], seen)
     model = _Body(reference.body[best : best + 1, 0], shown[best : best + 1])
-    ratios, notes = _ratios(driver, model)
+    faces, face = placed.face[:, 0], reference.face[best, 0]  # [F, 68, 2], [68, 2]
+    drawn, there = placed.face_score[:, 0] > min_score, reference.face_score[best, 0] > min_score  # [F, 68], [68]
+    ratios, notes = _ratios(driver, model, size_ratio(faces, drawn & there, face))
+    if there.all():
+        faces = reshaped(faces, drawn, face)
     filled = _filled(driver)  # [F, 19, 2]
     moved = _rebuilt(filled, filled, ratios)
     shift = _standing(filled, moved, driver, ratios)
@@ -122,7 +128,7 @@ def retarget(driving: Poses, reference: Poses, transform: Similarity, *, min_sco
     scale, settle = _settled(body[:, :BODY_POINTS], placed.body[:, 0], seen)
     body, moved = scale * body + settle, scale * moved + settle
     ratios = {part: scale * ratio for part, ratio in ratios.items()}
-    return Retargeted(_with_person(placed, body[:, :BODY_POINTS], filled, moved, ratios), ratios, notes)
+    return Retargeted(_with_person(placed, body[:, :BODY_POINTS], faces, filled, moved, ratios), ratios, notes)
 
 
 class _Body(NamedTuple):
@@ -219,8 +225,8 @@ def _likeness(driver: _Body, model: _Body) -> np.ndarray:
     return np.where(count > 0, np.exp(-total / count.clip(1) / (2 * ALIKE**2)), 0.0)
 
 
-def _ratios(driver: _Body, model: _Body) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Reference's length over driver's of every part, and notes."""
+def _ratios(driver: _Body, model: _Body, face: float | None) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Reference's length over driver's of every part, and notes. face: the ratio of the faces, where they are seen."""
     like = _likeness(driver, model)
     theirs, ours = _measured(driver, like), _measured(model, np.ones(1))
     plain = {part: ours.length[part] / theirs.length[part] for part in ours.length if part in theirs.length}
@@ -249,13 +255,13 @@ def _ratios(driver: _Body, model: _Body) -> tuple[dict[str, float], tuple[str, .
             ratios[bone] = plain[bone] if bone in good and limb in good else ratios[limb]
     for width in WIDTHS:
         ratios[width] = believed(width, ratios["trunk"], "the trunk")
-    ratios["head"] = _head_ratio(driver, model) or _mean([ratios["trunk"], ratios["shoulders"]])
+    ratios["head"] = face or _head_ratio(driver, model) or _mean([ratios["trunk"], ratios["shoulders"]])
     ratios["neck"] = plain.get("neck", _mean([ratios["head"], ratios["trunk"]]))
     large = [part for part in ("trunk", *LIMBS) if part in plain]
     small = [part for part in ("shoulders", "neck") if part in plain]
     common = _mean([ratios[part] for part in large or small])
     for part, ratio in ratios.items():
-        trust = BELIEVED[part] + (1 - BELIEVED[part]) * like.max()
+        trust = 1.0 if part == "head" and face else BELIEVED[part] + (1 - BELIEVED[part]) * like.max()
         found = (ratio / common) ** trust
         ratios[part] = float(np.clip(found, *BOUNDS))
         if ratios[part] != found and part not in LIMBS:
@@ -291,7 +297,7 @@ def _head_ratio(driver: _Body, model: _Body) -> float | None:
     if len(head) < 3 or not frames.any():
         return None
     heads = [points[:, head] for points in (driver.points[frames], model.points)]
-    theirs, ours = (np.sqrt(np.square(part - part.mean(1, keepdims=True)).sum(-1).mean(1)) for part in heads)
+    theirs, ours = (spread(part) for part in heads)
     return float(ours[0] / np.median(theirs)) if np.median(theirs) > 0 and ours[0] > 0 else None
 
 
@@ -402,12 +408,12 @@ def _settled(body: np.ndarray, placed: np.ndarray, seen: np.ndarray) -> tuple[fl
 
 
 def _with_person(
-    placed: Poses, body: np.ndarray, filled: np.ndarray, moved: np.ndarray, ratios: dict[str, float]
+    placed: Poses, body: np.ndarray, face: np.ndarray, filled: np.ndarray, moved: np.ndarray, ratios: dict[str, float]
 ) -> Poses:
     """placed with person 0's points replaced; face and hands go with nose and wrists."""
     bodies, faces, hands = placed.body.copy(), placed.face.copy(), placed.hands.copy()
     bodies[:, 0] = body
-    faces[:, 0] = moved[:, None, NOSE] + ratios["head"] * (faces[:, 0] - filled[:, None, NOSE])
+    faces[:, 0] = moved[:, None, NOSE] + ratios["head"] * (face - filled[:, None, NOSE])
     for side, wrist in enumerate(WRISTS):
         hands[:, 0, side] = moved[:, None, wrist] + ratios["forearms"] * (hands[:, 0, side] - filled[:, None, wrist])
     return replace(placed, body=bodies, face=faces, hands=hands)

@@ -39,7 +39,7 @@ ALIGN_METHODS = (  # without torch
     "drivers filmed from above, below or close up), v1 (the published rule, to compare with) or none"
 )
 ALIGN_FITS = "clip (default): one transform; smooth: follows a moving camera; frames: pins every frame by itself"
-PROPORTIONS = "give the motion the picture's bone lengths, too: for bodies that differ much"
+PROPORTIONS = "give the motion the picture's bone lengths and shape of the face, too: for bodies and faces that differ"
 
 
 def number(low: float):

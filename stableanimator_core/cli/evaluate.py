@@ -14,6 +14,7 @@ from .arguments import (
     ALIGN_METHODS,
     CLIPS_SEED,
     MOST_CLIPS,
+    PROPORTIONS,
     add_json,
     align_fit,
     align_method,
@@ -40,6 +41,7 @@ PERFORMERS = 8  # clips, unless told otherwise
 
 MEASURES = (  # what is shown to people: title, key, digits
     ("identity (CSIM)", "csim", 4),
+    ("  where poses put the face", "csim_placed", 4),
     ("  its drift in 16 frames", "drift", 4),
     ("  last quarter less first", "drift_ends", 4),
     ("L1 to the truth", "l1", 4),
@@ -88,6 +90,7 @@ def register(commands) -> None:
     parser.add_argument(
         "--align", type=align_method, metavar="METHOD", help=f"with --misalign: {ALIGN_METHODS}; else none"
     )
+    parser.add_argument("--proportions", action="store_true", help=f"with --misalign: {PROPORTIONS}")
     parser.add_argument(
         "--clips", type=whole(2, MOST_CLIPS), metavar="N", help=f"each another person ({PERFORMERS}; all videos)"
     )
@@ -152,6 +155,7 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
         animator, cases,
         hjb=hjb,
         align=args.align or ("learned" if args.misalign else "none"),
+        proportions=args.proportions,
         size=(width, height),
         measures=Measures.load(animator.models.device, places),
         face_detector=load_face_detector(animator, places, args.device),

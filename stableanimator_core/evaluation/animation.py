@@ -3,6 +3,9 @@
 Identity (CSIM) is judged by an embedder that HJB never sees, where the model has one. Beside every figure of what was
 made, with and without HJB, stand those of the truth through the VAE (reconstruction), of the reference picture copied
 into every frame (copy) and of somebody else (floor); identity has the truth itself as its ceiling.
+
+Where the truth is known, faces are looked for at its place, so that csim falls with a misaligned driver's distance from
+it, too. csim_placed looks where the aligned poses put them, as a face detector would.
 """
 
 from __future__ import annotations
@@ -41,7 +44,10 @@ __all__ = ["FIRST_SEED", "ROWS", "ClipResult", "evaluate_animation", "evaluate_c
 MADE, PLAIN, RECONSTRUCTION, COPY, FLOOR, CEILING = ROWS = (  # what keys end in
     "", "_without_hjb", "_reconstruction", "_copy", "_floor", "_ceiling",
 )  # fmt: skip
-PER_CLIP = ("csim", "csim_without_hjb", "csim_ceiling", "drift", "l1", "l1_without_hjb")
+PLACED = "csim_placed"  # of MADE and PLAIN
+PER_CLIP = (
+    "csim", "csim_without_hjb", PLACED, f"{PLACED}{PLAIN}", "csim_ceiling", "drift", "l1", "l1_without_hjb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +76,14 @@ def evaluate_animation(
 
 def evaluate_cases(
     animator: StableAnimator, cases: Sequence[MakeCase], *, hjb: HJBConfig | None = None, align: str = "none",
-    size: tuple[int, int] | None = None, measures: Measures | None = None, face_detector: FaceDetector | None = None,
-    on_clip: Callable[[int, int], None] | None = None, on_result: Callable[[ClipResult], None] | None = None,
+    proportions: bool = False, size: tuple[int, int] | None = None, measures: Measures | None = None,
+    face_detector: FaceDetector | None = None, on_clip: Callable[[int, int], None] | None = None,
+    on_result: Callable[[ClipResult], None] | None = None,
 ) -> dict:  # fmt: skip
     """Means over the cases; None where a measure is missing or has nothing to compare with.
 
-    hjb: None takes the model's own settings. align: how drivers are laid over the references. size: width, height of
-    the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
+    hjb: None takes the model's own settings. align, proportions: how drivers are laid over the references. size: width,
+    height of the output, None the model's. measures: None loads all that can be had. on_clip(clips done, clips) and
     on_result(result) are called after each clip.
     Returns `<measure><row>` of ROWS, beside `clips`, `judge`, `seconds_per_clip`, `per_clip` and `notes`.
     A case that can't be animated is left out, and a note says why.
@@ -90,7 +97,10 @@ def evaluate_cases(
     hjb = model_hjb(models.config, models.config.steps) if hjb is None else hjb
     width, height = size or (None, None)
     judge = Judge.of(models)
-    settings = {"align_method": align, "face_detector": face_detector, "width": width, "height": height}
+    settings = {
+        "align_method": align, "proportions": proportions, "face_detector": face_detector, "width": width,
+        "height": height,
+    }  # fmt: skip
     results, notes = [], [*measures.notes, *judge.notes]
     for number, make in enumerate(cases, 1):
         try:
@@ -137,6 +147,10 @@ def _evaluate(
     embedded = {row: embed_faces(judge.network, *video) for row, video in videos.items()}
     similar = {row: csim(faces, target).cpu().numpy() for row, faces in embedded.items()}
     scores, features = {"seconds_per_clip": made.seconds}, {}
+    placed = _face_boxes(animator.models, made.poses)
+    for row in (MADE, PLAIN):
+        found = csim(embed_faces(judge.network, videos[row][0], placed), target)
+        scores[f"{PLACED}{row}"] = mean(found.cpu().numpy())
     truth, faces = videos[CEILING]
     for row, (video, _) in videos.items():
         drift = identity_drift(similar[row])
@@ -159,11 +173,8 @@ def _videos(models: Models, case: Case, made: Animation, plain: Animation) -> di
     def tensor(frames: np.ndarray) -> Tensor:
         return torch.stack([from_uint8(frame) for frame in frames]).to(models.device)
 
-    def boxes_of(poses: Poses) -> FaceBoxes:
-        return face_boxes(poses, scale=models.config.face_scale, crop=models.config.face_crop)
-
-    own, faces = tensor(case.own.frames), boxes_of(case.own.poses)
-    asked = faces if case.known else boxes_of(made.poses)  # where the faces of what is made should be
+    own, faces = tensor(case.own.frames), _face_boxes(models, case.own.poses)
+    asked = faces if case.known else _face_boxes(models, made.poses)  # where the faces of what is made should be
     through_vae = decode_latents(models.vae, encode_image(models.vae, own) * models.vae.config.scaling_factor)
     height, width = made.frames.shape[1:3]
     copy = resize_picture(from_uint8(case.reference)[None], width, height).to(own)
@@ -172,9 +183,13 @@ def _videos(models: Models, case: Case, made: Animation, plain: Animation) -> di
         PLAIN: (tensor(plain.frames), asked),
         RECONSTRUCTION: (through_vae.clamp(-1, 1), faces),
         COPY: (copy.expand(len(made.frames), -1, -1, -1), asked),
-        FLOOR: (tensor(case.other.frames), boxes_of(case.other.poses)),
+        FLOOR: (tensor(case.other.frames), _face_boxes(models, case.other.poses)),
         CEILING: (own, faces),
     }
+
+
+def _face_boxes(models: Models, poses: Poses) -> FaceBoxes:
+    return face_boxes(poses, scale=models.config.face_scale, crop=models.config.face_crop)
 
 
 def _video_distances(features: Sequence[dict[str, Tensor | None]]) -> dict[str, float]:

@@ -278,9 +278,11 @@ def test_command_misaligned_is_judged_by_identity_alone(run, tiny_model, folder)
 
 
 @pytest.mark.parametrize(
-    ("given", "method"), [((), "none"), (("--misalign",), "learned"), (("--misalign", "--align", "v1"), "v1")]
-)
-def test_drivers_of_other_bodies_are_aligned(run, tiny_model, monkeypatch, given, method):
+    ("given", "method", "proportions"),
+    [((), "none", False), (("--misalign",), "learned", False), (("--misalign", "--align", "v1"), "v1", False),
+     (("--misalign", "--proportions"), "learned", True)],
+)  # fmt: skip
+def test_drivers_of_other_bodies_are_aligned(run, tiny_model, monkeypatch, given, method, proportions):
     told = {}
 
     def stop(*_, **options):
@@ -289,7 +291,7 @@ def test_drivers_of_other_bodies_are_aligned(run, tiny_model, monkeypatch, given
 
     monkeypatch.setattr(animation, "evaluate_cases", stop)
     assert run("evaluate", "animation", "--model", tiny_model, *FAST, *given)[0] == 2
-    assert told["align"] == method
+    assert (told["align"], told["proportions"]) == (method, proportions)
 
 
 def test_command_refusals(run, tiny_model, folder, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ KEYS = (
     "csim", "csim_without_hjb", "csim_reconstruction", "csim_ceiling", "csim_copy", "csim_floor", "l1",
     "l1_without_hjb", "face_l1", "face_l1_without_hjb", "psnr", "ssim", "psnr_reconstruction", "ssim_reconstruction",
     "temporal_l1", "face_frechet", "drift", "drift_without_hjb", "drift_ceiling", "drift_ends", "seconds_per_clip",
+    "csim_placed", "csim_placed_without_hjb",
 )  # fmt: skip
 NETWORKS = ("lpips", "fvd")  # measures whose networks are not here
 
@@ -100,6 +101,11 @@ def test_every_clip_has_a_line(evaluated, clips):
 def test_the_ceiling_is_the_truth(evaluated, animator, clips):
     expected = np.mean([judged(animator, video_of(clip.frames), clip.poses, clip) for clip in clips])
     assert evaluated[0]["csim_ceiling"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_people_who_drive_themselves_have_their_faces_where_the_truth_has_them(evaluated):
+    for row in ("", "_without_hjb"):
+        assert evaluated[0][f"csim_placed{row}"] == pytest.approx(evaluated[0][f"csim{row}"], abs=1e-6)
 
 
 def test_the_floor_is_the_other_person(evaluated, animator, clips):
@@ -221,6 +227,12 @@ def test_misaligned_performers_have_a_truth_and_another_driver(animator, clips):
     assert (told[0].made == made.frames).all()
     assert told[0].made is told[0].plain, "without rounds there is nothing to compare"
     assert result["l1"] is not None
+    video, row = video_of(made.frames), result["per_clip"][0]
+    assert row["csim"] == pytest.approx(judged(animator, video, clips[0].poses, clips[0]), abs=1e-4)
+    assert row["csim_placed"] == pytest.approx(judged(animator, video, made.poses, clips[0]), abs=1e-4)
+    evaluate_cases(animator, moved, align="svd", proportions=True, hjb=off, on_result=told.append)
+    assert (told[2].pose_images != told[0].pose_images).any(), "with proportions the motion is another one"
+    assert row["csim_placed"] != pytest.approx(row["csim"], abs=1e-4), "the driver is not where the truth is"
 
 
 def test_an_unknown_truth_is_judged_by_identity_alone(animator, clips):

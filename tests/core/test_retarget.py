@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from stableanimator_core.alignment import Similarity, fit_similarity
+from stableanimator_core.alignment.faces import SHARED
 from stableanimator_core.alignment.retarget import retarget
 from stableanimator_core.errors import PoseError
 from stableanimator_core.keypoints import Poses
+from stableanimator_core.skeleton import FACE_MIRROR
 
 FRAMES = 40
 LENGTHS = dict(
@@ -257,6 +259,54 @@ def test_face_and_hands_go_with_nose_and_wrists():
         np.testing.assert_allclose(found.poses.hands[:, 0, side] - body[:, None, wrist], np.broadcast_to(
             found.ratios["forearms"] * hand, (FRAMES, 21, 2)), atol=1e-9)  # fmt: skip
     assert found.ratios["head"] > 1.2
+
+
+def with_face(pose, face, seen=68):
+    """Poses of one person with the face points [68, 2] about the nose, the first ones of which are seen."""
+    score = np.zeros((len(pose.body), 1, 68))
+    score[..., :seen] = 1
+    return dataclasses.replace(pose, face=pose.body[:, :, :1] + face, face_score=score)
+
+
+def test_faces_tell_how_large_a_head_is_whatever_the_posture():
+    face = np.random.default_rng(1).normal(0, 10, (68, 2))
+    driving, reference = seen_by(walking(ADULT)), seen_by(walking(body_of(head=1.2), 1, still=True))
+    for shoulder, side in ((2, -1), (5, 1)):
+        reference[0, shoulder + 1] = reference[0, shoulder] + (side * 90, 0)
+        reference[0, shoulder + 2] = reference[0, shoulder + 1] + (side * 78, 0)
+    clip, transform = with_face(poses(driving), face), best_similarity(driving, driving)
+
+    def head(seen):
+        found = retarget(clip, with_face(poses(reference), 1.4 * face, seen), transform)
+        return found.ratios["head"] / found.ratios["trunk"]
+
+    assert head(68) == pytest.approx(1.4, abs=0.02)
+    assert head(SHARED) == pytest.approx(head(68), abs=1e-9)
+    assert head(SHARED - 1) == head(0) < 1.18, "so few points tell nothing: the joints do, which are believed less"
+
+
+def test_the_face_gets_the_references_shape_when_all_of_it_is_seen():
+    half = np.random.default_rng(2).normal(0, 10, (68, 2))
+    face = half + half[list(FACE_MIRROR)] * (-1, 1)
+    long = face * (0.9, 1.2)
+    driving, reference = seen_by(walking(ADULT)), seen_by(walking(ADULT, 1, still=True))
+    clip, transform = with_face(poses(driving), face), best_similarity(driving, driving)
+
+    def shape(seen):
+        made = retarget(clip, with_face(poses(reference), long, seen), transform).poses.face[0, 0]
+        width, height = np.ptp(made, axis=0)
+        return height / width
+
+    own, wanted = (np.ptp(each, axis=0) for each in (face, long))
+    assert shape(68) == pytest.approx(wanted[1] / wanted[0], rel=1e-6)
+    assert shape(67) == pytest.approx(own[1] / own[0], rel=1e-6)
+
+
+def test_a_face_in_one_place_tells_nothing():
+    driving, reference = seen_by(walking(ADULT)), seen_by(walking(BIG_HEAD, 1, still=True))
+    transform = best_similarity(driving, driving)
+    clip, picture = (with_face(poses(body), np.zeros((68, 2))) for body in (driving, reference))
+    assert retarget(clip, picture, transform).ratios == retarget(poses(driving), poses(reference), transform).ratios
 
 
 def test_others_get_the_similarity_alone():
