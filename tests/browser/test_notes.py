@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from desk import Desk
-from test_workflows import BLUEPRINTS, around
+from test_workflows import BLUEPRINTS, load_blueprint
 
 PAGES_OWN = "Attempted to cleanup event listeners"  # it says so whenever somebody enters a subgraph
 # The notes of the first node of a kind: text, seen, and the heights of what is seen of it and of all of it.
@@ -210,7 +208,7 @@ def test_another_workflow_says_nothing_here(desk):
 
 
 def test_notes_inside_a_subgraph(desk):
-    desk.load(around(json.loads(BLUEPRINTS[0].read_text(encoding="utf-8"))))
+    load_blueprint(desk, BLUEPRINTS[0])
     desk.js("() => { app.graph.getNodeById(1).widgets.find(({ name }) => name === 'model').value = 'tiny'; }")
     run = desk.run()
     assert run.succeeded, run.error

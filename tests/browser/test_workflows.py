@@ -135,10 +135,15 @@ def around(blueprint: dict) -> dict:
     return blueprint | {"nodes": list(every.values()), "links": listed, "last_node_id": 6, "last_link_id": len(links)}
 
 
-@pytest.mark.parametrize("path", BLUEPRINTS, ids=[path.stem for path in BLUEPRINTS])
-def test_blueprint_animates_a_picture(desk, path):
+def load_blueprint(desk: Desk, path: Path) -> None:
+    """Open a workflow around a blueprint, and give its artist the video."""
     shutil.copy(VIDEO, desk.server.base / "input")
     desk.load(around(json.loads(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=[path.stem for path in BLUEPRINTS])
+def test_blueprint_animates_a_picture(desk, path):
+    load_blueprint(desk, path)
     assert desk.unknown_nodes() == [] and desk.alerts() == []
     desk.js("() => { window.app.graph.getNodeById(1).widgets.find(({ name }) => name === 'model').value = 'tiny'; }")
     run = desk.run()
