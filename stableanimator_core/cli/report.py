@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -16,7 +17,7 @@ class Report:
     def line(self, text: str = "") -> None:
         """A line of the answer."""
         if not self.quiet:
-            print(text, flush=True)
+            answer(text)
 
     def note(self, text: str) -> None:
         """Something to know that is not the answer; stderr."""
@@ -39,7 +40,15 @@ class Report:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on one line of stdout; NaN and infinity, which JSON lacks, become null."""
-    print(json.dumps(plain(value), allow_nan=False), flush=True)
+    answer(json.dumps(plain(value), allow_nan=False))
+
+
+def answer(text: str) -> None:
+    """A line on stdout. When nobody reads there any more, as behind `| head`, the command goes on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain(value: Any) -> Any:

@@ -349,3 +349,13 @@ def test_real_process(material):
         assert isinstance(json.loads(done.stdout), dict)
         assert "Traceback" not in done.stderr
     assert (material / "drawn.mp4").stat().st_size > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe that nobody reads ends otherwise there")
+def test_a_reader_that_has_enough_is_no_fault():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "stableanimator_core", "weights", "list"]
+    with os.fdopen(writing, "w") as nobody:
+        done = subprocess.run(command, cwd=ROOT, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
