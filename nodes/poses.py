@@ -63,8 +63,9 @@ class StableAnimatorAlignPoses(io.ComfyNode):
                     "proportions",
                     default=False,
                     optional=True,
-                    tooltip="On: the motion also gets the bone lengths of the reference's body. For bodies that differ "
-                    "much, as cartoon figures or children; people of ordinary build gain nothing.",
+                    tooltip="On: the motion also gets the bone lengths of the reference's body, and the size and shape "
+                    "of its face, where the driver's face points would carry the driver's own into the video. For "
+                    "cartoon figures, children and faces that differ much; bodies of ordinary build gain nothing.",
                 ),
                 io.Image.Input(
                     "picture",
