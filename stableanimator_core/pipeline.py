@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .alignment import WITH_ALIGNER, align
+from .alignment.advice import doubt_notes
 from .conditioning import Cover, build_conditioning, cover, cover_picture, cover_poses
 from .denoiser import frame_guidance, make_denoiser, unet_bytes
 from .errors import FaceError, InputError, WeightsError
@@ -148,7 +149,8 @@ class StableAnimator:
         picture_pose = reference_pose.resized(reference.shape[1], reference.shape[0])
         aligner = load_aligner() if align_method in WITH_ALIGNER else None
         aligned = align(driving, picture_pose, align_method, fit=align_fit, aligner=aligner, proportions=proportions)
-        notes = [*_aspect_notes(reference_pose, reference), *aligned.notes]
+        doubts = doubt_notes(aligned.expected_error)
+        notes = [*_aspect_notes(reference_pose, reference), *doubts, *aligned.notes]
         with torch.no_grad():
             face = None
             if identity:

@@ -130,6 +130,11 @@ def is_doubtful(error: float) -> bool:
     return _percent(error) > FAIR_FIT
 
 
+def doubt_notes(error: float | None) -> list[str]:
+    """For those who are not told how good every fit should be; None: nothing is expected."""
+    return [] if error is None or not is_doubtful(error) else [fit_note(error)]
+
+
 def _percent(error: float) -> int:
     """As it is told, so that words and number agree."""
     return round(100 * error)

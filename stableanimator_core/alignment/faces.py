@@ -19,6 +19,7 @@ ALIKE = 0.3
 class _Upright(NamedTuple):
     shape: np.ndarray  # [68, 2] centred, of spread 1, upright, the mean with its mirror image
     turn: np.ndarray  # [2, 2] shape @ turn lies as the face does
+    lean: float  # radians by which it was turned to be upright
 
 
 def reshaped(faces: np.ndarray, seen: np.ndarray, model: np.ndarray) -> np.ndarray:
@@ -37,7 +38,8 @@ def reshaped(faces: np.ndarray, seen: np.ndarray, model: np.ndarray) -> np.ndarr
     if min(apart) > ALIKE:
         return faces
     like = faces[whole[int(np.argmin(apart))]]
-    theirs, ours = _upright(like), _upright(model)
+    ours = _upright(model)
+    theirs = _upright(like, ours.lean + _angle(_normal(like), _normal(model)))
     change = (ours.shape - theirs.shape) @ theirs.turn  # [68, 2]
     like = np.concatenate([_normal(like), np.ones((FACE_POINTS, 1))], 1)  # [68, 3]
     out = faces.copy()
@@ -92,8 +94,12 @@ def _mirrored(face: np.ndarray) -> np.ndarray:
     return face[list(FACE_MIRROR)] * (-1, 1)
 
 
-def _upright(face: np.ndarray) -> _Upright:
+def _upright(face: np.ndarray, about: float = 0.0) -> _Upright:
+    """about: radians by which the face should be turned, within a right angle: its mirror image tells an upright face
+    from one that leans, not from one that stands on its head."""
     face = _normal(face)
     lean = _angle(face, _mirrored(face)) / 2  # a face that leans to one side has a mirror image that leans to the other
+    if np.cos(lean - about) < 0:
+        lean += np.pi
     straight = face @ _turn(lean)
-    return _Upright(_normal((straight + _mirrored(straight)) / 2), _turn(-lean))
+    return _Upright(_normal((straight + _mirrored(straight)) / 2), _turn(-lean), lean)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .advice import fit_note, is_doubtful
 from .fits import MOST_DEGREES, MOST_GROWTH, fittable_frames, follow_frames, idle_note, repeated, shared_trust
 from .network import AlignmentNet
 from .similarity import Similarity
@@ -45,8 +44,6 @@ def fit_learned(
     if doubt := _doubt(found, base, bool(read.fitted.any())):
         notes.append(f"the network's answer is not plausible ({doubt}): the SVD's fit is used")
         found, error = base, None
-    elif is_doubtful(error):
-        notes.append(fit_note(error))
     degrees = math.degrees(float(found.angle))
     if abs(degrees) > NOTED_DEGREES:
         notes.append(f"the clip is turned by {degrees:.0f} degrees")

@@ -157,6 +157,7 @@ def _performers(args: argparse.Namespace, settings: "SamplingConfig") -> list[Su
 def _given(args: argparse.Namespace, config: "ModelConfig", report: Report) -> tuple[list[Subject], list[str]]:
     """The user's picture and motion, and what there is to know about them."""
     from ..alignment import WITH_ALIGNER, align
+    from ..alignment.advice import doubt_notes
     from ..video import read_image
     from ..weights import load_aligner
 
@@ -170,7 +171,8 @@ def _given(args: argparse.Namespace, config: "ModelConfig", report: Report) -> t
     pose = found.poses.resized(picture.shape[1], picture.shape[0])
     aligned = align(driving.poses, pose, method, aligner=load_aligner() if method in WITH_ALIGNER else None)
     subject = _subject(args, picture, pose, aligned.poses, args.seed)
-    return [subject], list(dict.fromkeys((*driving.notes, *found.notes, *aligned.notes)))
+    doubts = doubt_notes(aligned.expected_error)
+    return [subject], list(dict.fromkeys((*driving.notes, *found.notes, *doubts, *aligned.notes)))
 
 
 def _subject(args: argparse.Namespace, picture: "np.ndarray", pose: "Poses", motion: "Poses", seed: int) -> Subject:

@@ -9,7 +9,14 @@ import pytest
 from test_alignment import person, placed
 
 from stableanimator_core.alignment import METHODS, align
-from stableanimator_core.alignment.advice import HEAD_JOINTS, MUCH_LARGER, OTHER_HEAD, fit_note, is_doubtful
+from stableanimator_core.alignment.advice import (
+    HEAD_JOINTS,
+    MUCH_LARGER,
+    OTHER_HEAD,
+    doubt_notes,
+    fit_note,
+    is_doubtful,
+)
 from stableanimator_core.skeleton import HEAD
 
 HEAD = list(HEAD)
@@ -123,3 +130,5 @@ def test_several_people_in_the_reference_are_said():
 def test_an_expected_error_is_a_grade_that_agrees_with_its_number(error, told):
     assert fit_note(error) == f"expected fit: {told}"
     assert is_doubtful(error) == told.startswith("doubtful")
+    assert doubt_notes(error) == ([f"expected fit: {told}"] if told.startswith("doubtful") else [])
+    assert doubt_notes(None) == []

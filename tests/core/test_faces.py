@@ -45,6 +45,20 @@ def test_the_face_gets_the_models_shape_in_every_view(number, yaw):
     assert apart(made, truth) < 0.55 * apart(driving, truth)
 
 
+@pytest.mark.parametrize("roll", [80, 100, 180, -120])
+@pytest.mark.parametrize("lean", [0, 180])
+def test_a_face_that_stands_on_its_head_gets_the_shape_as_it_stands(roll, lean):
+    """The most alike frame is the one that is rolled: it looks straight ahead, as the model does."""
+    driver, model = random_person(0), random_person(1)
+    yaw = np.array([22, 25, 0, 25, 22])
+    rolls = (0, 0, roll, 0, 0)
+    faces, truth = (
+        np.concatenate([face(person, at, roll=by) for at, by in zip(yaw, rolls)]) for person in (driver, model)
+    )
+    made = reshaped(faces, SEEN[:5], face(model, 0, roll=lean)[0])
+    assert apart(made, truth) < 0.55 * apart(faces, truth)
+
+
 def test_size_place_and_play_of_features_stay_the_drivers():
     mouth = np.linspace(0, 0.12, FRAMES)
     driver, model = random_person(0), random_person(1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stableanimator_core import pipeline
+from stableanimator_core.alignment import align
 from stableanimator_core.denoiser import HALVES_APART
 from stableanimator_core.errors import FaceError, InputError, WeightsError
 from stableanimator_core.face import DetectedFace, FaceBoxes, face_boxes
@@ -162,6 +163,15 @@ def test_poses_of_another_shape_and_several_people_are_pointed_out(animator, ref
     two = Poses.from_openpose([{**frame, "people": frame["people"] * 2} for frame in driving.slice(0, 1).to_openpose()])
     notes = sample(animator.models, reference, two, None, settings, OFF).notes
     assert any("2 people" in note and "follow person 0" in note for note in notes)
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.05, False), (0.2, True), (None, False)])
+def test_a_doubtful_fit_is_pointed_out(animate, monkeypatch, error, said):
+    def fitted(*given, **options):
+        return replace(align(*given, **options), expected_error=error)
+
+    monkeypatch.setattr(pipeline, "align", fitted)
+    assert any("expected fit: doubtful, off by about 20 %" in note for note in animate(hjb=OFF).notes) == said
 
 
 def test_one_given_end_of_the_hjb_range_moves_the_other(animator):
