@@ -38,6 +38,10 @@ NO_FACE_IN_POSES = (
     "poses: no face in any of their {} frames: the nose and most face points must be there, inside the frame; "
     "connect poses with a face, or take a video that shows it"
 )
+OTHER_POSES = (
+    "poses: Sample made these frames of other poses, so faces are looked for in the wrong places; connect the poses "
+    "that Sample has"
+)
 NO_FACE_IN_FRAMES = (
     "frames: the face detector finds no usable face in any of {} frames; take a video that shows the face, large "
     "enough and not in profile"
@@ -108,10 +112,12 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         if face is None:
             return _unscored(NO_FACE)
         video, picture = image_to_pixels(frames), image_to_pixels(reference[:1])[0]
-        motion, chosen = (None, None) if poses is None else _of_video(to_poses(poses, "poses"), video, cls.hidden)
+        motion, chosen, doubts = None, None, []
+        if poses is not None:
+            motion, chosen, doubts = _of_video(to_poses(poses, "poses"), video, cls.hidden)
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
         models, detector = model.load("face"), face_detector(model.models.config)
-        known, doubts = (face, []) if face is not UNCONNECTED else _face_of(models, picture, pose, detector)
+        known, unsure = (face, []) if face is not UNCONNECTED else _face_of(models, picture, pose, detector)
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)
         if not faces.found.any():
@@ -121,8 +127,8 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         if chosen is not None:
             report += f"\na draft: {len(chosen)} frames, called by their numbers in the whole motion"
         if motion is not None and (people := int(motion.visible().any(-1).sum(-1).max())) > 1:
-            doubts = [f"poses: up to {people} people in a frame; the first one's face is scored", *doubts]
-        report = "\n".join((report, *(f"note: {doubt}" for doubt in doubts)))
+            doubts.append(f"poses: up to {people} people in a frame; the first one's face is scored")
+        report = "\n".join((report, *(f"note: {doubt}" for doubt in (*doubts, *unsure))))
         plot = draw_identity(identity, marked=worst_frames)
         sheet = draw_worst(identity, video, faces, known, worst_frames)
         shown = ui.PreviewImage(pixels_to_image(stacked(plot, sheet)[None])).as_dict()
@@ -130,18 +136,22 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         return io.NodeOutput(identity.mean, *pictures, report, ui={"text": (report,), **shown})
 
 
-def _of_video(poses: Poses, video: np.ndarray, hidden: io.HiddenHolder) -> tuple[Poses, tuple[int, ...] | None]:
-    """The poses of a video's frames, [F, H, W, 3]. Where Sample, above, made a draft of these very poses they are those
-    that it chose, beside which these are; else all, as they are, and None."""
+def _of_video(
+    poses: Poses, video: np.ndarray, hidden: io.HiddenHolder
+) -> tuple[Poses, tuple[int, ...] | None, list[str]]:
+    """The poses of a video's frames, [F, H, W, 3], and a doubt where Sample, above, made these of other poses. Where it
+    made a draft of these very poses they are those that it chose, beside which these are; else all, as they are, and
+    None."""
     prompt, node = hidden.prompt, hidden.unique_id
     behind = above(prompt, links(prompt, node).get("frames", ""))
-    sampled = next((each["inputs"] for each in behind if each["class_type"] == SAMPLER), {})
+    samples = [each["inputs"] for each in behind if each["class_type"] == SAMPLER]
+    sampled = next((given for given in samples if given.get("poses") == prompt[node]["inputs"]["poses"]), None)
     frames, height, width = video.shape[:3]
-    if not (sampled.get("draft") == frames < poses.frames and sampled["poses"] == prompt[node]["inputs"]["poses"]):
-        return poses, None
+    if sampled is None or not sampled.get("draft") == frames < poses.frames:
+        return poses, None, [OTHER_POSES] if samples and sampled is None else []
     chosen = telling_frames(poses, frames)
     covering = cover_poses(poses, cover(poses, width, height), width, height)  # the crop is the whole motion's, too
-    return covering.picked(chosen), tuple(chosen)
+    return covering.picked(chosen), tuple(chosen), []
 
 
 def _face_of(

@@ -99,7 +99,8 @@ def locate_faces(
     if poses is not None:
         if poses.frames != len(video):
             raise PoseError(
-                f"poses: {poses.frames} frames, but frames holds {len(video)}; give the poses of this very video"
+                f"poses: {poses.frames} frames, but frames holds {len(video)}; give the poses of this very video, "
+                "for what Sample made those that it has"
             )
         poses = cover_poses(poses, cover(poses, width, height), width, height)
         return face_boxes(poses, scale=config.face_scale, crop=config.face_crop)
@@ -145,8 +146,10 @@ def draw_identity(identity: Identity, *, marked: int = 4, size: tuple[int, int] 
     for frame in ticks(0, last, 10):
         if frame == int(frame):
             chart.tick_x(frame, f"{identity.number(min(int(frame), len(scores) - 1))}")
-    for tick in ticks(low, 1.0, 5):
-        chart.tick_y(tick, f"{tick:.1f}")
+    marks = ticks(low, 1.0, 5)
+    digits = next(count for count in (1, 2, 3) if len({f"{mark:.{count}f}" for mark in marks}) == len(marks))
+    for mark in marks:
+        chart.tick_y(mark, f"{mark:.{digits}f}")
     judge = "its judge" if identity.judge == "judge" else "its embedder, which HJB optimises"
     chart.names("frame", f"identity (CSIM): mean {identity.mean:.3f}, by model '{identity.model}': {judge}")
     chart.curve(np.array([0, last]), np.full(2, identity.mean), MEAN)

@@ -175,6 +175,15 @@ def test_the_curve_marks_the_worst_frames():
     assert draw_identity(Identity(CSIM[:1], "judge", "mini")).any()
 
 
+@pytest.mark.parametrize("lowest", [-0.2, 0.3, 0.62, 0.83])
+def test_every_line_of_the_plot_has_its_own_number(monkeypatch, lowest):
+    lines = []
+    monkeypatch.setattr("stableanimator_core.video.charts.Chart.tick_y", lambda _, at, text: lines.append((at, text)))
+    draw_identity(Identity(np.array([lowest, 0.97]), "judge", "mini"))
+    assert len(lines) > 2
+    assert [float(text) for _, text in lines] == pytest.approx([at for at, _ in lines], abs=1e-6)
+
+
 def test_the_sheet_shows_the_worst_faces_beside_the_reference(mini, people):
     own, other, face = people
     mixed = own.frames.copy()

@@ -17,6 +17,8 @@ from stableanimator_core.keypoints import Poses
 from stableanimator_core.pose.telling import telling_frames
 from stableanimator_core.video import read_image
 
+OTHER_POSES = "note: poses: Sample made these frames of other poses"
+
 
 def prompt(model: str = "mini", **given) -> dict:
     """The picture of the person, twice, scored against itself."""
@@ -221,8 +223,13 @@ def drafted(frames: int = 9, draft: int = 3, **given) -> tuple[dict, list[int]]:
 
 
 def of_draft(alone: str, chosen: list[int]) -> str:
-    """What is said of a draft, by what is said of a video that is its frames: no drift, and their own numbers."""
-    lines = [line for line in alone.splitlines() if not line.startswith("drift")]
+    """What is said of a draft, by what is said of a video that is its frames: no drift, and their own numbers.
+
+    The poses of these frames alone are none that Sample has, which is doubted.
+    """
+    *told, doubt = alone.splitlines()
+    assert doubt.startswith(OTHER_POSES)
+    lines = [line for line in told if not line.startswith("drift")]
     named = re.sub(r"(?<=frame )\d+", lambda number: str(chosen[int(number[0])]), "\n".join(lines))
     return f"{named}\na draft: {len(chosen)} frames, called by their numbers in the whole motion"
 
@@ -243,6 +250,16 @@ def test_a_draft_is_cropped_as_the_whole_motion(server):
     run = server.run(nodes)
     assert run.succeeded, run.error
     assert run.outputs["score"]["text"][0] == of_draft(run.outputs["alone"]["text"][0], chosen)
+
+
+@pytest.mark.parametrize("poses", ["align", "example"])
+def test_poses_of_the_right_length_that_sample_does_not_have_are_doubted(server, poses):
+    motion = aside(3)
+    nodes = whole_run(3, model="mini", driving=motion, steps=1, seed=421)
+    scored = prompt(frames=["decode", 0], poses=["align", 0] if poses == "align" else literal(motion))["score"]
+    run = server.run(nodes | {"score": scored})
+    assert run.succeeded, run.error
+    assert (OTHER_POSES in run.outputs["score"]["text"][0]) == (poses != "align")
 
 
 @pytest.mark.parametrize("why", ["other poses", "fewer frames"])
