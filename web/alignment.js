@@ -5,6 +5,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { COLOURS, addCanvas, chain, noteChange, picture, remember, remembered, write } from "./common.js";
+import { outdate } from "./notes.js";
 import { say } from "./texts.js";
 
 const NODE = "StableAnimatorAlignPoses";
@@ -416,6 +417,7 @@ class AlignmentView {
     const moved = this.nudge.some((value, i) => value !== NEUTRAL[i]);
     const nudge = { right: signed(right), down: signed(down), scale, turned: signed(turned) };
     const told = moved ? say("nudged", nudge) : say("dragToNudge");
+    outdate(this.node, this.pending);
     const text = this.pending ? say("runToApply", { text: told }) : told;
     write(context, text, x, y, { room: width, colour: this.pending ? COLOURS.plain : COLOURS.faint });
     if (!moved) return;

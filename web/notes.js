@@ -70,7 +70,7 @@ function link(address) {
   return anchor;
 }
 
-const shown = new WeakMap(); // node -> { tell(event), settle() }
+const shown = new WeakMap(); // node -> { tell(event), settle(), outdate(old) }
 let live; // of the node that told something last
 
 listen(EVENT, (node, { node: id, status, text, failed, prompt_id }) => {
@@ -82,6 +82,9 @@ listen(EVENT, (node, { node: id, status, text, failed, prompt_id }) => {
   }
 });
 onBreak(() => live?.settle());
+
+/** Show whether a node's notes are of a run before what its widgets say now. */
+export const outdate = (node, old) => shown.get(node)?.outdate(old);
 
 function addNotes(node, report) {
   const [root, scroller, body] = ["div", "div", "div"].map((name) => document.createElement(name));
@@ -149,6 +152,10 @@ function addNotes(node, report) {
   shown.set(node, {
     tell: show,
     settle: () => show({ status: null }),
+    outdate: (old) => {
+      root.style.opacity = old ? 0.4 : 1;
+      root.title = old ? say("outdated") : "";
+    },
   });
 
   if (report) node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);

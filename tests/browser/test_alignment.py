@@ -38,6 +38,9 @@ PLAYERS = """() => {
         stop(id);
     };
 }"""
+# How clearly what the last run said is to be read.
+CLEAR = """() => app.graph.nodes.find((node) => node.type === "StableAnimatorAlignPoses").widgets
+    .find(({ name }) => name === "notes").element.style.opacity"""
 ROOM = """() => {
     const { widgets, size } = app.graph.getNodeById(2);
     const { clientHeight } = document.querySelector("canvas[data-capture-wheel]");
@@ -144,8 +147,11 @@ def test_it_draws_and_a_drag_moves_the_result_with_the_pointer(aligned):
     across = RATIO * aligned.js("selector => document.querySelector(selector).clientWidth", VIEW) / canvas["width"]
     moved = drawn(aligned, RESULT).mean(0) - before.mean(0)
     np.testing.assert_allclose(moved, [30 * across, 15 * across], atol=4 * across)
+    assert aligned.js(CLEAR) == "0.4", "what the last run said is not of what is seen"
     aligned.page.mouse.click(*at(aligned, 0.93, 12))
     assert aligned.js(NUDGE) == NEUTRAL, "reset"
+    aligned.settle()
+    assert aligned.js(CLEAR) == "1"
 
 
 def test_a_cached_run_draws_in_a_fresh_graph_and_the_server_nudges_as_the_page_does(aligned):
