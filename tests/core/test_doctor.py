@@ -8,7 +8,15 @@ import pytest
 from stableanimator_core import cli
 from stableanimator_core.cli import doctor
 from stableanimator_core.cli.doctor import plan_for
+from stableanimator_core.evaluation import plan
+from stableanimator_core.models import kernels
 from stableanimator_core.preflight import Installation
+
+
+@pytest.fixture(autouse=True)
+def fused(monkeypatch):
+    """Kernels are fused on the card, and on no other device."""
+    monkeypatch.setattr(kernels, "usable", lambda device: device.type == "cuda")
 
 
 @pytest.fixture
@@ -43,6 +51,16 @@ def test_the_published_model_is_planned_for_the_card(told):
     lines = [line for line in text.splitlines() if line.startswith("model v1 at ")]
     assert lines[0].startswith(f"model v1 at 512x512: about {small['peak_gib']:.1f} of the card's 8.0 GiB; ")
     assert f"the face optimisation decodes {small['hjb_chunk']} faces at once" in lines[0]
+
+
+def test_plans_are_for_the_card_and_the_model_is_built_once(told, monkeypatch):
+    """On 8 GB the larger size fits in ComfyUI, too, as kernels are fused there."""
+    built = []
+    build = plan.build_models
+    monkeypatch.setattr(plan, "build_models", lambda config: built.append(config.name) or build(config))
+    _, record = told(card(8.0))
+    assert built == ["v1", "v1"], "told runs doctor twice"
+    assert all(made["fits"] and made["command_line"]["fits"] for made in record["memory_plans"])
 
 
 def test_networks_that_take_turns_are_planned_for_the_command_line(told):
