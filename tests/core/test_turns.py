@@ -255,7 +255,11 @@ def test_a_network_that_does_not_fit_says_so(turns):
 # --- loading, measuring, and how much is free -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [load_models, lambda folder, device: random_models(read_config(folder), device=device)])
+def draw_models(folder, device: str) -> Models:
+    return random_models(read_config(folder), device=device)
+
+
+@pytest.mark.parametrize("make", [load_models, draw_models])
 def test_large_networks_without_room_stay_in_main_memory_when_they_are_made(tiny_model, monkeypatch, make):
     """Loaded or drawn; the device is asked once the other networks are there."""
     asked = []
