@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.model_management import get_torch_device, throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -140,6 +140,7 @@ class StableAnimatorPreflight(io.ComfyNode):
             missing=[finding for found in missing.values() for finding in found],
             remarks=sized,
             speed=partial(_speed_of, models),
+            device=get_torch_device(),
         )
         return io.NodeOutput(report, ui={"text": (report,)})
 

@@ -24,14 +24,16 @@ def plan_here(
     models: Models, motion: Poses, settings: SamplingConfig, hjb: HJBConfig, frames: Sequence[int]
 ) -> MemoryPlan:
     """The plan of making these frames on the card that ComfyUI uses."""
-    return plan_memory(models, settings, hjb, place_motion(models.config, motion, settings, frames)[2], card_gib())
+    faces = place_motion(models.config, motion, settings, frames)[2]
+    return plan_memory(models, settings, hjb, faces, card_gib(), device=model_management.get_torch_device())
 
 
 def room_to_decode(models: Models, latents: Tensor, chunk: int) -> float:
     """Bytes for decoding latents, [F, 4, h, w], so many frames at once."""
     height, width = (cell_size(models.vae) * cells for cells in latents.shape[-2:])
     rest = (card_gib() - weights_gib(models.vae) - SPARE_GIB) * GIB
-    return plan_decoding(models.vae, width, height, min(chunk, len(latents)), rest)[2] * GIB
+    device = model_management.get_torch_device()
+    return plan_decoding(models.vae, width, height, min(chunk, len(latents)), rest, device=device)[2] * GIB
 
 
 def card_gib() -> float:

@@ -86,24 +86,29 @@ def _around(runs: list[slice], margin: int, limit: int) -> slice:
 
 def fitting_chunk(
     vae: AutoencoderKLTemporalDecoder, boxes: FaceBoxes, size: tuple[int, int], margin: int | None, free: float,
-    *, most: int = CHUNK,
+    *, most: int = CHUNK, device: torch.device | None = None,
 ) -> int:  # fmt: skip
     """`most`, halved until decoding so many frames with gradients fits into so many free bytes; 1 fits always.
 
-    Halved, so that a little more memory or less seldom changes the result. Other arguments as in place_windows.
+    Halved, so that a little more memory or less seldom changes the result. device: as in hjb_bytes; other arguments as
+    in place_windows.
     """
-    while most > 1 and hjb_bytes(vae, largest_window(boxes, size, cell_size(vae), chunk=most, margin=margin)) > free:
+
+    def taken(chunk: int) -> float:
+        return hjb_bytes(vae, largest_window(boxes, size, cell_size(vae), chunk=chunk, margin=margin), device)
+
+    while most > 1 and taken(most) > free:
         most //= 2
     return most
 
 
-def hjb_bytes(vae: AutoencoderKLTemporalDecoder, window: Window | None) -> float:
+def hjb_bytes(vae: AutoencoderKLTemporalDecoder, window: Window | None, device: torch.device | None = None) -> float:
     """What decoding a window with gradients takes, about: measured for the published decoder, in proportion to the
-    channels and the precision for others."""
+    channels and the precision for others. device: to decode on; None: where the VAE is."""
     if window is None:
         return 0.0
     share = width_of(vae) / WIDTH * vae.decoder.conv_in.weight.element_size() / 2
-    each = HJB_BYTES if kernels.usable(vae.device) else PLAIN_HJB_BYTES
+    each = HJB_BYTES if kernels.usable(device or vae.device) else PLAIN_HJB_BYTES
     return math.prod(window.shape) * cell_size(vae) ** 2 * each * share
 
 

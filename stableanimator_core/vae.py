@@ -46,9 +46,10 @@ def encode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int) -> float:
     return pixels * ENCODE_BYTES * width_of(vae) / WIDTH * vae.quant_conv.weight.dtype.itemsize / 4
 
 
-def decode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int) -> float:
-    """What decoding takes for a frame of so many pixels, about; likewise."""
-    each = DECODE_BYTES if kernels.usable(vae.device) else PLAIN_DECODE_BYTES
+def decode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int, device: torch.device | None = None) -> float:
+    """What decoding takes for a frame of so many pixels, about; likewise. device: to decode on; None: where the VAE
+    is."""
+    each = DECODE_BYTES if kernels.usable(device or vae.device) else PLAIN_DECODE_BYTES
     return pixels * each * width_of(vae) / WIDTH * vae.decoder.conv_in.weight.dtype.itemsize / 2
 
 

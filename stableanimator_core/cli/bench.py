@@ -107,7 +107,7 @@ def hjb_variants(base: "HJBConfig", chunks: str, decodes: str) -> "list[HJBConfi
 
 def load_models(args: argparse.Namespace) -> "Models":
     """The networks of --model, with its weights or with random ones. Raises InputError."""
-    from ..memory import limit_card
+    from ..memory import CUDA_GIB, limit_card
     from ..pipeline import StableAnimator, pick_device, pick_dtype
     from ..weights import V1_CONFIG, find_model, random_models, read_config
 
@@ -115,6 +115,8 @@ def load_models(args: argparse.Namespace) -> "Models":
     if args.card is not None:
         if device.type != "cuda":
             raise InputError(f"--card {args.card:g}: device '{device}' is no NVIDIA GPU; leave it out")
+        if args.card <= CUDA_GIB:
+            raise InputError(f"--card {args.card:g}: CUDA itself takes {CUDA_GIB:g} GiB of a card; give more than that")
         limit_card(device, args.card)
     if not args.random_weights:
         return StableAnimator.load(args.model, device=args.device, dtype=dtype, places=places_of(args)).models

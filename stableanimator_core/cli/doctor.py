@@ -42,7 +42,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     installation = check_installation(places)
     asked = any((args.reference, args.reference_poses, args.driving, args.model, args.size))
     job = examine_job(args, places, report) if asked else []
-    plans, alone = plan_for(installation.device), plan_for(installation.device, turns=True)
+    plans = plan_for(installation.device)
     findings = distinct((*installation.findings, *job))
     named = {
         f"{level}s": [finding.record() for finding in findings if finding.level == level]
@@ -54,7 +54,8 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         "device": installation.device,
         "memory_gib": installation.memory_gib,
         "memory_plans": [
-            {"size": list(size), **plan.record(), "command_line": alone[size].record()} for size, plan in plans.items()
+            {"size": list(size), **plan.record(), "command_line": alone.record()}
+            for size, (plan, alone) in plans.items()
         ],
         "packages": installation.packages,
         "models": installation.models,
@@ -62,22 +63,25 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         "weights_folders": places.models if places else (),
         **named,
     }
-    _print(result, installation, findings, {size: (plan, alone[size]) for size, plan in plans.items()}, report)
+    _print(result, installation, findings, plans, report)
     return result
 
 
-def plan_for(device: dict, *, turns: bool = False) -> "dict[tuple[int, int], MemoryPlan]":
-    """What the published model takes of this machine's card, by size; nothing without a GPU that torch can use.
+def plan_for(device: dict) -> "dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]":
+    """What the published model takes of this machine's card, by size, in ComfyUI and on the command line, as
+    plan_published says; nothing without a GPU that torch can use.
 
-    device: of check_installation. turns: as in plan_published.
+    device: of check_installation.
     """
     if "gpu" not in device:
         return {}
     try:
+        import torch
+
         from ..evaluation.plan import plan_published
     except Exception:  # a broken package raises anything; check_installation has named it
         return {}
-    return plan_published(device["gpu_memory_gib"], turns=turns)
+    return plan_published(device["gpu_memory_gib"], torch.device("cuda"))
 
 
 def examine_job(args: argparse.Namespace, places: "Places | None", report: Report) -> list[Finding]:

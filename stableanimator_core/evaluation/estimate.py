@@ -119,14 +119,14 @@ def report_job(
     models: Models, job: Job, places: Places, *, measure: bool = False,
     load: Callable[[MemoryPlan], None] | None = None, on_forward: Callable[[], None] | None = None,
     missing: Sequence[Finding] | None = None, remarks: Sequence[str] = (),
-    speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None,
+    speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None, device: torch.device | None = None,
 ) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
     measure: make a short trial for the time, unless something waits for missing files; `load` brings the networks onto
     the card for it, on_forward is called before every UNet call of it. Else models may be `outlined`.
     missing: what is known of files that are not here; None: those of the model are looked for.
-    remarks: on the job, told as they are. speed: what earlier runs with such settings took.
+    remarks: on the job, told as they are. speed: what earlier runs with such settings took. device: as in plan_memory.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
@@ -146,7 +146,8 @@ def report_job(
     else:
         motion = job.placed
         faces = None if motion is None else place_motion(config, motion, settings, range(motion.frames))[2]
-        plan = plan_memory(models, settings, hjb, faces, installation.device.get("gpu_memory_gib"))
+        card = installation.device.get("gpu_memory_gib")
+        plan = plan_memory(models, settings, hjb, faces, card, device=device)
         pixels = 0 if motion is None else motion.frames * settings.width * settings.height
         ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, plan, pixels)]
         findings += check_memory(models, plan)

@@ -96,35 +96,38 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(
-    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float | None
-) -> MemoryPlan:
+    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float | None,
+    *, device: torch.device | None = None,
+) -> MemoryPlan:  # fmt: skip
     """The plan of a job on a card with so much memory in all; None lets every stage take what it likes.
 
     faces: of the output, in its pixels; None where the motion is not known. It says what the run does by itself: the
     face optimisation decodes as many faces at once as fit, and both guidance and decoding step down when memory runs
     out; networks that take turns leave where they are not needed and room is. Right for the published model's sizes, in
     proportion to channels and precision for others.
+    device: that the networks will compute on, which says whether kernels are fused; None where they are on it already.
     """
-    vae, pixels = models.vae, settings.width * settings.height
+    vae, pixels, device = models.vae, settings.width * settings.height, device or models.device
     card = _Card(models, card_gib)
     encode = encode_bytes(vae, pixels)
     conditioning = card.enter("image_encoder", room=encode)
 
     frames = USUAL_FRAMES if faces is None else len(faces.found)
-    unet = unet_bytes(models.unet, min(frames, settings.context_window), pixels, models.device)
+    unet = unet_bytes(models.unet, min(frames, settings.context_window), pixels, device)
     chunk, window, taken = hjb.chunk or FACES, None, 0.0
     if faces is not None and refined_steps(hjb, settings.steps):
         cell = cell_size(vae)
         size = settings.height // cell, settings.width // cell
-        chunk = fitting_chunk(vae, faces, size, hjb.around, card.beside("unet"), most=chunk)
+        chunk = fitting_chunk(vae, faces, size, hjb.around, card.beside("unet"), most=chunk, device=device)
         window = largest_window(faces, size, cell, chunk=chunk, margin=hjb.around)
-        taken = hjb_bytes(vae, window)
+        taken = hjb_bytes(vae, window, device)
     sampling = card.enter("unet", room=max(settings.halves * unet, taken))
     together = settings.halves * unet <= card.rest(sampling)
 
     most = min(CHUNK, frames)
-    decoding = card.enter(room=most * decode_bytes(vae, pixels))
-    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, most, card.rest(decoding))
+    decoding = card.enter(room=most * decode_bytes(vae, pixels, device))
+    rest = card.rest(decoding)
+    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, most, rest, device=device)
     return MemoryPlan(
         networks=networks_gib(models),
         held=Held(conditioning, sampling, decoding),
@@ -175,11 +178,13 @@ class _Card:
 
 
 def plan_decoding(
-    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float
-) -> tuple[int, int | None, float]:
+    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float,
+    *, device: torch.device | None = None,
+) -> tuple[int, int | None, float]:  # fmt: skip
     """Frames of this size decoded at once, the tile's side in latent cells, and the GiB that they take: where
-    decode_latents ends when so many bytes are left. most: frames at once that are asked for."""
-    frame, longer = decode_bytes(vae, width * height), max(width, height) // cell_size(vae)
+    decode_latents ends when so many bytes are left. most: frames at once that are asked for. device: as in
+    decode_bytes."""
+    frame, longer = decode_bytes(vae, width * height, device), max(width, height) // cell_size(vae)
     while most > 1 and most * frame > rest:
         most //= 2
     tile, part = None, 1.0
@@ -189,25 +194,26 @@ def plan_decoding(
     return most, tile, most * part * frame / GIB
 
 
-def plan_published(card_gib: float, *, turns: bool = False) -> dict[tuple[int, int], MemoryPlan]:
-    """The published model with its own settings, in half precision: a plan for each size (width, height) that it was
-    trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side.
+def plan_published(card_gib: float, device: torch.device) -> dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]:
+    """The published model with its own settings, in half precision, on this device: plans for each size (width, height)
+    that it was trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side.
 
-    turns: networks take turns, as on the command line; in ComfyUI Sample keeps all of them on the card.
+    The first is ComfyUI's, where Sample keeps all networks on the card; by the second, the command line's, they take
+    turns.
     """
     with init_empty_weights():
         models = build_models(V1_CONFIG)
-    if turns:
-        models = replace(models, turns=Turns(models.device))
     for part in models.parts().values():
         part.half()
+    in_turns = replace(models, turns=Turns(device))
     plans = {}
     for width, height in V1_CONFIG.trained_sizes:
         settings = SamplingConfig.for_model(V1_CONFIG, width=width, height=height)
         side = USUAL_FACE * min(width, height)
         box = torch.tensor([(width - side) / 2, height / 8, (width + side) / 2, height / 8 + side])
         faces = FaceBoxes(box.repeat(USUAL_FRAMES, 1), torch.ones(USUAL_FRAMES, dtype=torch.bool))
-        plans[width, height] = plan_memory(models, settings, HJBConfig(**V1_CONFIG.hjb), faces, card_gib)
+        given = settings, HJBConfig(**V1_CONFIG.hjb), faces, card_gib
+        plans[width, height] = tuple(plan_memory(each, *given, device=device) for each in (models, in_turns))
     return plans
 
 

@@ -14,11 +14,10 @@ from ..errors import WeightsError
 from .aligner import load_aligner, save_aligner
 from .config import ModelConfig
 from .folder import ASSETS, BUILT_IN, find_model, read_config, read_part, save_models, save_part
-from .networks import OPTIONAL, PARTS, Models, build_models, fill, random_models, set_for_inference
+from .networks import OPTIONAL, PARTS, Models, build_models, fill, fill_in_turn, random_models
 from .places import Places
 from .published import V1_CONFIG, is_published, read_published
 from .registry import FILES, V1
-from .turns import HEAVY, has_room
 
 __all__ = [
     "ASSETS", "BUILT_IN", "OPTIONAL", "PARTS", "V1_CONFIG", "ModelConfig", "ModelInfo", "Models", "Places",
@@ -104,13 +103,7 @@ def _load(
     with torch.inference_mode(False):  # weights created in inference mode can't be differentiated through (HJB)
         with init_empty_weights():
             models = build_models(config)
-        parts = models.parts()
-        for part in sorted(parts, key=HEAVY.__contains__):  # the others must fit
-            fill(parts[part], *read(part), dtype or torch.float32)
-            set_for_inference(parts[part])
-            if part not in HEAVY or has_room(device, parts[part]):
-                parts[part].to(device)  # before the next part is read: saves memory here
-    return models
+        return fill_in_turn(models, device, lambda part, network: fill(network, *read(part), dtype or torch.float32))
 
 
 def _folder_info(model: str | Path, folder: Path) -> ModelInfo:

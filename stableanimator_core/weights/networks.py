@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..models.iresnet import IResNet
 from ..models.pose_net import PoseNet
 from ..models.unet import AnimatorUNet
 from .config import ModelConfig
-from .turns import HEAVY, Turns, bytes_of
+from .turns import HEAVY, MAIN_MEMORY, Turns, bytes_of, has_room
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Models:
         return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
     def to(self, device: str | torch.device) -> Models:
-        """Move every network in place and return self; those that take turns come back when they are wanted."""
+        """Move every network in place and return self. Raises ValueError where they take turns: those stay with their
+        device."""
+        if self.turns is not None:
+            raise ValueError(f"networks take turns on {self.turns.device} and can't move to {device}; load them there")
         for module in self.parts().values():
             module.to(device)
         return self
@@ -153,25 +156,39 @@ def set_for_inference(module: nn.Module) -> nn.Module:
     return module
 
 
+def fill_in_turn(models: Models, device: str | torch.device, fill: Callable[[str, nn.Module], None]) -> Models:
+    """Networks that `fill(part, network)` fills in main memory, frozen, each on the device before the next is filled,
+    which saves main memory; one of HEAVY for which there is no room stays there: see Models.taking_turns."""
+    parts = models.parts()
+    for part in sorted(parts, key=HEAVY.__contains__):  # the others must fit
+        network = parts[part]
+        fill(part, network)
+        set_for_inference(network)
+        if part not in HEAVY or has_room(device, network):
+            network.to(device)
+    return models
+
+
 def random_models(
     config: ModelConfig, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Models:
     """The networks of `config` with generated weights, frozen: for benchmarks, which need sizes and no sense.
 
-    Every tensor is drawn where it stays, so that activations neither vanish nor overflow.
+    Drawn on the device, tensor by tensor, so that activations neither vanish nor overflow; placed as load_models does.
     """
     generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(part: str, network: nn.Module) -> None:
+        drawn = {
+            key: _draw(key, tensor, _weight_dtype(network, key, dtype), generator).to(MAIN_MEMORY)
+            for key, tensor in network.state_dict().items()
+        }
+        network.load_state_dict(drawn, assign=True)
+
     with torch.inference_mode(False):
         with init_empty_weights():
             models = build_models(config)
-        for module in models.parts().values():
-            drawn = {
-                key: _draw(key, tensor, _weight_dtype(module, key, dtype), generator)
-                for key, tensor in module.state_dict().items()
-            }
-            module.load_state_dict(drawn, assign=True)
-            set_for_inference(module)
-        return models.to(device)  # buffers that are no weights
+        return fill_in_turn(models, device, draw)
 
 
 def _draw(key: str, like: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

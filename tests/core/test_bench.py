@@ -95,6 +95,15 @@ def test_a_smaller_card_wants_a_card(capsys, tiny_model):
     assert "--card 6: device 'cpu' is no NVIDIA GPU; leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("gib", ["0.6", "0.25"])
+def test_a_card_that_cuda_itself_fills(capsys, tiny_model, monkeypatch, gib):
+    monkeypatch.setattr(pipeline, "pick_device", lambda name: torch.device("cuda", 0))
+    assert cli.main(["bench", "--model", str(tiny_model), "--random-weights", "--card", gib]) == 2
+    out, err = capsys.readouterr()
+    assert f"--card {gib}: CUDA itself takes 0.6 GiB of a card; give more than that" in err
+    assert not out and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("random", [True, False])
 def test_a_card_is_limited_before_anything_is_on_it(capsys, tiny_model, monkeypatch, random):
     limited = []

@@ -33,6 +33,7 @@ from stableanimator_core.trail import StepSeconds
 from stableanimator_core.weights import V1_CONFIG, Places, load_models
 from stableanimator_core.weights.networks import Models
 
+CUDA = torch.device("cuda")
 NOWHERE = Places(models=(Path("nowhere"),), insightface=(), checkpoints=())
 
 
@@ -60,6 +61,12 @@ def published(models, monkeypatch):
     monkeypatch.setattr(plan, "networks_gib", lambda _: 4.0)
     yield replace(models, config=V1_CONFIG)
     vae.float(), unet.float()
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Kernels are fused on an NVIDIA GPU, whatever is here."""
+    monkeypatch.setattr(kernels, "usable", lambda device: device.type == "cuda")
 
 
 def settings(models: Models, **given) -> SamplingConfig:
@@ -278,6 +285,39 @@ def test_stages_of_a_plan(published):
     assert full.window == (8, 64, 64)
 
 
+def test_a_plan_is_for_the_device_that_computes(published, fused):
+    """The networks are in main memory until the job begins."""
+    given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 16)
+    gib, pixels = 2**30, 512 * 512
+    made = plan_memory(published, given, HJBConfig(), faces, 24.0, device=CUDA)
+    assert made.unet == pytest.approx(2 * 16 * pixels * denoiser.UNET_BYTES / gib)
+    assert made.hjb == pytest.approx(8 * 136**2 * face_windows.HJB_BYTES / gib)
+    assert made.decode == pytest.approx(8 * pixels * vae.DECODE_BYTES / gib)
+    free = made.hjb * gib * 1.01
+    chunks = {
+        device: face_windows.fitting_chunk(published.vae, faces, (64, 64), 2, free, device=device)
+        for device in (CUDA, None)
+    }
+    assert chunks == {CUDA: 8, None: 4}
+
+
+def test_a_plan_fits_frames_by_the_device_that_computes(published, fused):
+    """5 GiB beside the networks and what is spared: 8 frames by fused kernels alone, and room is asked for them."""
+    given = settings(published, width=512, height=640)
+    made, plain = (plan_memory(published, given, HJBConfig(0), None, 10.0, device=device) for device in (CUDA, None))
+    assert (made.decode_chunk, plain.decode_chunk) == (8, 4)
+
+
+def test_a_report_plans_for_the_device_that_computes(published, clip, sound, fused):
+    def told(device: torch.device | None) -> str:
+        job = Job({"width": 512, "height": 512}, driving=clip.poses)
+        return report_job(published, job, NOWHERE, device=device)
+
+    frames = clip.poses.frames
+    for device, each in ((None, vae.PLAIN_DECODE_BYTES), (CUDA, vae.DECODE_BYTES)):
+        assert f"decoding about {frames * 512 * 512 * each / 2**30:.1f} GiB more" in told(device)
+
+
 @pytest.mark.parametrize(
     "rest, together, faces, frames, tile",
     [
@@ -366,27 +406,36 @@ def test_the_report_plans_for_the_card_that_is_here(published, clip, monkeypatch
     assert note.startswith("note: memory: as the card has 6.5 GiB, the face optimisation decodes ")
 
 
-def test_plans_of_the_published_model():
-    """Its real sizes, reckoned without weights: on 24 GiB nothing is in pieces; on 8 GiB 512x512 fits, in pieces."""
-    large, small = plan_published(24.0), plan_published(8.0)
+def published_plans(card: float, kind: str, *, turns: bool = False) -> dict:
+    return {size: plans[turns] for size, plans in plan_published(card, torch.device(kind)).items()}
+
+
+def test_plans_of_the_published_model(fused):
+    """Its real sizes, reckoned without weights: on 24 GiB nothing is in pieces; on 8 GiB both fit, in pieces, the
+    larger one thanks to fused kernels."""
+    large, small = published_plans(24.0, "cuda"), published_plans(8.0, "cuda")
     assert list(large) == list(small) == [(512, 512), (576, 1024)]
+    assert small[576, 1024].fits and not published_plans(8.0, "cpu")[576, 1024].fits
     assert all(made.fits and not describe_plan(made) for made in large.values())
     assert large[512, 512].networks == pytest.approx(4.5, abs=0.1)
     assert small[512, 512].fits and small[512, 512].hjb_chunk < 8
     assert large[576, 1024].unet > 2 * large[512, 512].unet
 
 
-def test_networks_that_take_turns():
-    """The published model: its UNet and image encoder are on the card for their own stages where both don't fit."""
-    given = {card: plan_published(card, turns=True)[512, 512] for card in (6.0, 8.0, 24.0)}
-    six, eight, large = given.values()
+def test_networks_that_take_turns(fused):
+    """The published model: its UNet and image encoder are on the card for their own stages where both don't fit. As
+    README says: 512x512 fits on 6 GB, on 8 GB without smaller pieces, and 576x1024 on 8 GB."""
+    given = {card: published_plans(card, "cuda", turns=True) for card in (6.0, 8.0, 24.0)}
+    six, eight, large = (plans[512, 512] for plans in given.values())
+    assert given[8.0][576, 1024].fits and (six.hjb_chunk, eight.hjb_chunk, large.hjb_chunk) == (4, 8, 8)
     assert six.fits and six.held == pytest.approx((1.6, 3.3, 0.4), abs=0.05)
     assert eight.held == pytest.approx((4.5, 3.3, 0.4), abs=0.05), "the picture is encoded with all of them there"
-    assert describe_plan(eight)[0] == "networks take turns on the card" and eight.together
+    assert describe_plan(eight) == ["networks take turns on the card"] and eight.together
     assert eight.peak == max(eight.held.sampling + max(eight.unet, eight.hjb), eight.held.decoding + eight.decode)
-    assert eight.peak < plan_published(8.0)[512, 512].card - 1 and eight.decode_chunk == 8
+    assert eight.peak < published_plans(8.0, "cuda")[512, 512].card - 1 and eight.decode_chunk == 8
     assert not large.turns and set(large.held) == {large.networks}
-    assert large._replace(networks=0, held=0) == plan_published(24.0)[512, 512]._replace(networks=0, held=0)
+    kept = published_plans(24.0, "cuda")[512, 512]
+    assert large._replace(networks=0, held=0) == kept._replace(networks=0, held=0)
 
 
 def test_work_without_a_motion_and_without_hjb(models):

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from stableanimator_core import hjb, memory, pipeline, weights
+from stableanimator_core import hjb, memory, pipeline
 from stableanimator_core.evaluation import bench
 from stableanimator_core.evaluation.bench import run_bench
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, StableAnimator, fit_to_memory, sampling_bytes
 from stableanimator_core.vae import decode_bytes, encode_bytes
-from stableanimator_core.weights import Models, load_models
+from stableanimator_core.weights import Models, load_models, networks, random_models, read_config
 from stableanimator_core.weights.turns import HEAVY, MAIN_MEMORY, SPARE_BYTES, Turns, bytes_of
 
 HJB = HJBConfig(iterations=2, first_step=1, last_step=1, lr=0.3, chunk=4)
 FRAMES = 6
+GENERATOR = torch.Generator()
 
 
 class Card(Turns):
@@ -186,6 +187,13 @@ def test_what_a_block_wants_stays(models):
     assert card.bytes_here() == sum(map(bytes_of, models.parts().values())) - needs(models)["both"]
 
 
+def test_networks_that_take_turns_stay_with_their_device(models):
+    card = on_card(models, float("inf"))
+    with pytest.raises(ValueError, match="networks take turns on cpu and can't move to meta; load them there"):
+        card.to("meta")
+    assert {weight.device.type for part in card.parts().values() for weight in part.parameters()} == {"cpu"}
+
+
 def test_without_turns_nothing_moves(models):
     assert models.taking_turns() is models, "on a CPU"
     with models.on_device("unet", room=float("inf")):
@@ -247,10 +255,17 @@ def test_a_network_that_does_not_fit_says_so(turns):
 # --- loading, measuring, and how much is free -----------------------------------------------------------------------
 
 
-def test_large_networks_without_room_stay_in_main_memory_when_they_are_loaded(tiny_model, monkeypatch):
+def draw_models(folder, device: str) -> Models:
+    return random_models(read_config(folder), device=device)
+
+
+@pytest.mark.parametrize("make", [load_models, draw_models])
+def test_large_networks_without_room_stay_in_main_memory_when_they_are_made(tiny_model, monkeypatch, make):
+    """Loaded or drawn; the device is asked once the other networks are there."""
     asked = []
-    monkeypatch.setattr(weights, "has_room", lambda device, network: asked.append(type(network).__name__))
-    models = load_models(tiny_model, device="meta")
+    monkeypatch.setattr(networks, "has_room", lambda device, network: asked.append(type(network).__name__))
+    monkeypatch.setattr(torch, "Generator", lambda device: GENERATOR)  # "meta" has none
+    models = make(tiny_model, device="meta")
     assert asked == ["AnimatorUNet", "CLIPVisionModelWithProjection"]
     where = {name: next(part.parameters()).device.type for name, part in models.parts().items()}
     assert where == {name: "cpu" if name in HEAVY else "meta" for name in where}
