@@ -13,7 +13,14 @@ from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.memory import GIB
-from ..stableanimator_core.pipeline import SamplingConfig, fit_to_memory, model_hjb, plan_sampling, sample
+from ..stableanimator_core.pipeline import (
+    SamplingConfig,
+    fit_to_memory,
+    model_hjb,
+    place_motion,
+    plan_sampling,
+    sample,
+)
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.vae import decode_latents
 from ..stableanimator_core.weights import ModelConfig, Models
@@ -143,7 +150,7 @@ class StableAnimatorSample(io.ComfyNode):
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
         memory = memory_of(model, notes.node)
-        if measure and face is not None:
+        if measure and face is not None and place_motion(config, motion, settings, frames)[2].found.any():
             memory.show_end(settings.steps)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)

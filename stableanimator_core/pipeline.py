@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,12 +273,17 @@ def sample(
             on_taken=None if trail is None else trail.note_iterations, on_smaller=on_smaller, measure=measure,
             graphs=graphs, make_room=make_room, processes=processes,
         )  # fmt: skip
-    room = sampling_bytes(models, settings, None if face is None else hjb, faces)
-    with models.on_device("unet", room=room), closing(graphs):
-        if trail is None:
+    course = None
+    if trail is not None:
+        course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
+    here = nullcontext()
+    if course is None or trail.plan(course).first < settings.steps:
+        room = sampling_bytes(models, settings, None if face is None else hjb, faces)
+        here = models.on_device("unet", room=room)
+    with here, closing(graphs):
+        if course is None:
             latents, first = sample_euler(denoise, noise, sigmas, refine=refine, callback=hooks.on_step), 0
         else:
-            course = _course(models, reference, poses, face, settings, hjb, pose_images, chosen)
             latents, first = trail.sample(course, denoise, noise, sigmas, refine=refine, callback=hooks.on_step)
     notes += [*map(smaller_note, smaller[-1:]), *_face_notes(placed, face, faces)]
     return Sampled(latents, placed, drawn, faces, tuple(notes), first)

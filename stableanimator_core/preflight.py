@@ -87,12 +87,13 @@ class Finding(NamedTuple):
 
 
 def distinct(findings: Iterable[Finding]) -> list[Finding]:
-    """Problems, then notes; without what was found twice, and without notes that a problem's fix mends, too: files that
-    a job lacks are missing in the installation as well."""
+    """Problems, then notes; without what was found twice, and without notes that the problems say as well: files that a
+    job lacks are missing in the installation, too."""
     findings = list(dict.fromkeys(findings))
     problems = [finding for finding in findings if finding.level == "problem"]
-    mended = " ".join(problem.fix for problem in problems)
-    return [*problems, *(note for note in findings if note.level == "note" and note.fix not in mended)]
+    said = {line for problem in problems for line in problem.details or (problem.what,)}
+    notes = (finding for finding in findings if finding.level == "note")
+    return [*problems, *(note for note in notes if not said.issuperset(note.details or (note.what,)))]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ const PAD = 8;
 const STYLE = `position: absolute; inset: 0; box-sizing: border-box; overflow-y: auto; padding: ${PAD}px 10px;
   border-radius: 6px; background: ${COLOURS.paper}; color: ${COLOURS.ink}; font: 12px/1.45 Inter, Arial, sans-serif;
   user-select: text; overflow-wrap: anywhere; white-space: pre-wrap; cursor: text;`;
-const PAGES = /(https:\/\/[^\s,;]+)/; // splits a line: every other part is an address
+const PAGES = /(https?:\/\/[^\s,;]+)/; // splits a line: every other part is an address
 const TABLE = "font-family: monospace; font-size: 11px; white-space: pre; overflow-x: auto;"; // of lines in columns
 const FITS = { good: COLOURS.good, fair: COLOURS.plain, doubtful: COLOURS.bad }; // as Align Poses expects to have done
 

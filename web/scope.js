@@ -6,7 +6,7 @@
 
 import { app } from "../../scripts/app.js";
 import {
-  COLOURS, addCanvas, chain, heat, listen, onBreak, picture, remember, remembered, runsElsewhere, write,
+  COLOURS, addCanvas, chain, font, heat, listen, onBreak, picture, remember, remembered, runsElsewhere, write,
 } from "./common.js";
 import { say } from "./texts.js";
 
@@ -204,13 +204,27 @@ function paintStrip(context, history, { left, right, low, strip, x, step }) {
   write(context, (low / 1000).toFixed(1), right + 13, strip.bottom - 1, { ...label, align: "left" });
 }
 
-/** Says of kept steps that were run without the scope why they are empty. */
+/** Kept steps that were run without the scope: [first, one after the last] of each that follow one another. */
+export function unmeasured({ first, rows }) {
+  const runs = [];
+  for (let step = 0; step < first; step += 1) {
+    if (rows[step]) continue;
+    const run = runs[runs.length - 1];
+    if (run?.[1] === step) run[1] += 1;
+    else runs.push([step, step + 1]);
+  }
+  return runs;
+}
+
+/** Says why steps are empty, where there is room for it. */
 function paintUnmeasured(context, history, { strip, x }) {
-  const empty = Array.from({ length: history.first }, (_, step) => step).filter((step) => !history.rows[step]);
-  if (!empty.length) return;
-  const [from, to] = [x(empty[0]), x(empty[empty.length - 1] + 1)];
-  const style = { colour: COLOURS.faint, size: 10, align: "center", room: to - from - 6 };
-  write(context, say("unmeasured"), (from + to) / 2, (strip.top + strip.bottom) / 2 + 3, style);
+  const [text, middle] = [say("unmeasured"), (strip.top + strip.bottom) / 2 + 3];
+  context.font = font(10);
+  const wide = context.measureText(text).width;
+  for (const [from, to] of unmeasured(history).map((run) => run.map(x))) {
+    if (wide > to - from - 4) continue;
+    write(context, text, (from + to) / 2, middle, { colour: COLOURS.faint, size: 10, align: "center" });
+  }
 }
 
 /** Marks the steps that were not run again; while the others run, they step back. */

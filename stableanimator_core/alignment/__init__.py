@@ -25,12 +25,14 @@ from .retarget import retarget
 from .similarity import Similarity, fit_similarity, fit_similarity_robust
 
 __all__ = [
-    "FITS", "METHODS", "WITH_ALIGNER", "Affine", "Alignment", "AlignmentNet", "Homography", "Similarity", "align",
-    "distance_from_reference", "fit_similarity", "fit_similarity_robust",
+    "FITS", "METHODS", "SIMILARITIES", "WITH_ALIGNER", "Affine", "Alignment", "AlignmentNet", "Homography",
+    "Similarity", "align", "distance_from_reference", "fit_similarity", "fit_similarity_robust",
 ]  # fmt: skip
 
 # Methods that use an aligner; all but "learned" do without one, too.
 WITH_ALIGNER = ("learned", "affine", "homography")
+# Methods that fit a similarity, which proportions go with.
+SIMILARITIES = ("svd", "learned")
 
 # Stretch of v1's bodies beyond which the user is told.
 NOTED_STRETCH = 0.02
@@ -78,8 +80,8 @@ def align(
     to the reference's place. "smooth" follows them smoothed over about a second, for moving cameras: half of
     every slow travel and zoom is taken out, as the camera's share (see fits.CAMERA_SHARE); quick motion stays.
     Body joints above min_score count. Everybody, with face and hands, gets the transform of person 0.
-    proportions=True then gives person 0 the reference's bone lengths and shape of the face (see retarget), for methods
-    that fit a similarity.
+    proportions=True then gives person 0 the reference's bone lengths and shape of the face (see retarget), for
+    SIMILARITIES.
     Raises InputError for a method or fit that there is not and for "learned" without an aligner, PoseError when
     person 0 cannot be fitted.
     """
@@ -94,7 +96,7 @@ def align(
 
 
 def _with_proportions(aligned: Alignment, driving: Poses, reference: Poses, min_score: float) -> Alignment:
-    if not isinstance(aligned.transform, Similarity):
+    if aligned.method not in SIMILARITIES:
         note = f"proportions have no effect: method {aligned.method} fits no similarity"
         return replace(aligned, notes=(*aligned.notes, note))
     poses, _, notes = retarget(driving, reference, aligned.transform, min_score=min_score)
@@ -115,7 +117,7 @@ def _with_advice(
     after = result_notes(moved, body, seen, (reference.width, reference.height))
     head = head_note(moved, seen, *there) if aligned.method != "none" else None
     if head is not None:
-        helps = isinstance(aligned.transform, Similarity) and not proportions and bool(there[1][list(SHOULDERS)].any())
+        helps = aligned.method in SIMILARITIES and not proportions and bool(there[1][list(SHOULDERS)].any())
         after.append(f"{head}: try proportions" if helps else head)
     return replace(aligned, notes=(*several, *body_notes(body, seen, *there), *aligned.notes, *after))
 

@@ -139,6 +139,9 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
 
     if args.sequences and not args.tiktok:
         raise InputError(f"--sequences {args.sequences[0]}:{args.sequences[1]} chooses from --tiktok; give that, too")
+    align = args.align or ("learned" if args.misalign else "none")
+    if args.proportions:
+        _check_proportions(args.misalign, align)
     folder = None if args.out is None else prepare_folder(args.out, OUT)
     config, places = config_of(args.model), places_of(args)
     width, height = args.size or (config.width, config.height)
@@ -154,7 +157,7 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
     scores = evaluate_cases(
         animator, cases,
         hjb=hjb,
-        align=args.align or ("learned" if args.misalign else "none"),
+        align=align,
         proportions=args.proportions,
         size=(width, height),
         measures=Measures.load(animator.models.device, places),
@@ -177,10 +180,23 @@ def evaluate_animation_command(args: argparse.Namespace, report: Report) -> dict
         "size": [width, height],
         "material": str(args.videos or args.tiktok or "performers"),
         "misaligned": args.misalign,
+        "align": align,
+        "proportions": args.proportions,
         **_rounded(scores),
         "out": folder,
         "notes": notes,
     }
+
+
+def _check_proportions(misalign: bool, align: str) -> None:
+    """Raises InputError where they would change nothing, or what is driven by its own body."""
+    from ..alignment import SIMILARITIES
+
+    if not misalign:
+        raise InputError("--proportions is for drivers of other bodies; give --misalign, too")
+    if align not in SIMILARITIES:
+        fix = f"take --align {' or '.join(SIMILARITIES)}"
+        raise InputError(f"--proportions has no effect: --align {align} fits no similarity; {fix}")
 
 
 def _cases(

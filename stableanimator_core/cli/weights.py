@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ..weights.places import Places
     from ..weights.registry import WeightFile
 
-MB, GB = 10**6, 10**9
 CHECKSUM = {"matches": "ok, its checksum too", "unknown": "its structure is whole; no checksum to compare with"}
 
 
@@ -45,7 +44,7 @@ def register(commands) -> None:
 
 def list_command(args: argparse.Namespace, report: Report) -> dict:
     """What there is and where it lies; nothing is asked of the network."""
-    from ..weights.registry import FILES, GROUPS
+    from ..weights.registry import FILES, GROUPS, size_text
 
     places = places_of(args)
     files = {key: describe_file(file, places) for key, file in FILES.items()}
@@ -54,7 +53,7 @@ def list_command(args: argparse.Namespace, report: Report) -> dict:
         missing = [key for key in keys if files[key]["found"] is None]
         to_download = sum(FILES[key].size for key in missing)
         groups[name] = {"files": keys, "missing": missing, "to_download_bytes": to_download}
-        report.line(f"{name}: {f'{to_download / GB:.2f} GB to download' if missing else 'complete'}")
+        report.line(f"{name}: {f'{size_text(to_download)} to download' if missing else 'complete'}")
         for key in keys:
             _print_file(files[key], report)
     missing = [key for group in groups.values() for key in group["missing"]]
@@ -62,7 +61,7 @@ def list_command(args: argparse.Namespace, report: Report) -> dict:
     for note in places.notes:
         report.note(f"note: {note}")
     total = sum(group["to_download_bytes"] for group in groups.values())
-    report.line(f"{total / GB:.2f} GB to download: {command}" if command else "everything is here")
+    report.line(f"{size_text(total)} to download: {command}" if command else "everything is here")
     return {
         "models": places.models,
         "files": list(files.values()),
@@ -97,6 +96,7 @@ def describe_file(file: "WeightFile", places: "Places") -> dict:
 def download_command(args: argparse.Namespace, report: Report) -> dict:
     """Fetch what is missing of the files that were asked for."""
     from ..weights.download import download, notes_of, plan_download
+    from ..weights.registry import size_text
 
     places = places_of(args)
     asked = {"revision": args.revision, "endpoint": args.endpoint}
@@ -113,7 +113,7 @@ def download_command(args: argparse.Namespace, report: Report) -> dict:
         if item.there:
             report.line(f"{item.file.key}: {item.there} was here already")
         else:
-            done = f"to fetch, {item.remaining / GB:.2f} GB" if args.dry_run else f"{item.size / GB:.2f} GB fetched"
+            done = f"to fetch, {size_text(item.remaining)}" if args.dry_run else f"{size_text(item.size)} fetched"
             report.line(f"{item.file.key}: {done}: {item.target}")
             report.line(f"    licence: {item.file.licence}")
     for note in notes:
@@ -185,6 +185,8 @@ def files_named(names: list[str]) -> list[str]:
 
 def _megabytes(size: int) -> int:
     """Rounded up, so that the last word of a small file is 1/1."""
+    from ..weights.registry import MB
+
     return -(-size // MB)
 
 

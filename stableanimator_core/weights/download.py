@@ -18,11 +18,10 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import WeightsError
 from ..files import is_lfs_pointer
 from .places import Places
-from .registry import FILES, WeightFile
+from .registry import FILES, MB, WeightFile, size_text
 from .verify import file_sha256, find_record, write_record
 
-GB = 10**9
-SPARE = 200 * 10**6  # bytes that stay free on the disk
+SPARE = 200 * MB  # bytes that stay free on the disk
 LIST_TIMEOUT = 30  # seconds
 MIRROR = "behind a firewall, name a mirror with --endpoint or HF_ENDPOINT"
 TRANSPORTS = {"requests": "RequestException", "httpx": "HTTPError", "httpx2": "HTTPError"}  # by huggingface_hub's age
@@ -187,7 +186,7 @@ def _check_space(items: Sequence[Item], folder: Path) -> None:
     free = shutil.disk_usage(existing).free
     if needed and free < needed + SPARE:
         raise WeightsError(
-            f"{folder}: {needed / GB:.2f} GB are still to fetch and {free / GB:.2f} GB are free; make room, or choose "
+            f"{folder}: {size_text(needed)} are still to fetch and {size_text(free)} are free; make room, or choose "
             "another folder with --models"
         )
 

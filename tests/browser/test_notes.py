@@ -220,6 +220,14 @@ def test_notes_inside_a_subgraph(desk):
     assert lines(shown["text"]) == lines(said) and shown["height"] == shown["full"] > 20
 
 
+def test_addresses_are_links_on_mirrors_without_encryption_too(desk):
+    desk.load(decoder())
+    pages = ["https://hub.invalid/a/blob/main/b", "http://mirror.invalid/c"]
+    desk.js(TELL, [None, "\n".join(f"file, 1 MB: {page}, but it is empty" for page in pages)])
+    shown = "() => [...document.querySelectorAll('.dom-widget a')].map((link) => [link.href, link.textContent])"
+    assert desk.js(shown) == [[page, page] for page in pages]
+
+
 def test_only_a_verdict_is_green_or_red(desk):
     colours = desk.js("""async () => {
         const { looks } = await import("/extensions/StableAnimator/notes.js");

@@ -160,6 +160,19 @@ def test_kept_steps_without_a_measurement_are_said_to_be_so(desk):
     assert "not measured" in desk.written() and sorted(desk.js(KEPT)["rows"]) == ["2", "3", "4"]
 
 
+UNMEASURED = """async ([first, measured]) => {
+    const { unmeasured } = await import("/extensions/StableAnimator/scope.js");
+    return unmeasured({ first, rows: Object.fromEntries(measured.map((step) => [step, {}])) });
+}"""
+
+
+def test_measured_steps_are_not_said_to_be_unmeasured(desk):
+    """Kept steps without a measurement are told run by run, where measured ones lie between them."""
+    assert desk.js(UNMEASURED, [5, [2, 3]]) == [[0, 2], [4, 5]]
+    assert desk.js(UNMEASURED, [5, [0, 1, 2, 3, 4]]) == [] == desk.js(UNMEASURED, [0, []])
+    assert desk.js(UNMEASURED, [2, []]) == [[0, 2]]
+
+
 OUTCOMES = [
     ({"state": "running", "first": 0, "seconds": None}, "steps 0 to 4 will be run"),
     ({"state": "running", "first": 2, "seconds": 7}, "steps 0 to 1 are kept, 2 to 4 will be run, about 7 s"),

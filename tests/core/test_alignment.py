@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from stableanimator_core.alignment import FITS, METHODS, Similarity, align, fit_similarity, fit_similarity_robust
+from stableanimator_core.alignment import (
+    FITS,
+    METHODS,
+    SIMILARITIES,
+    Similarity,
+    align,
+    fit_similarity,
+    fit_similarity_robust,
+)
 from stableanimator_core.alignment.fits import CAMERA_SHARE, SMOOTH, WINDOW, smoothed
 from stableanimator_core.errors import InputError, PoseError
 from stableanimator_core.keypoints import Poses
@@ -625,3 +633,4 @@ def test_proportions_are_the_references_on_request():
 def test_proportions_need_a_similarity(method):
     made = align(person(placed()[None]), person(placed()[None]), method, proportions=True)
     assert f"proportions have no effect: method {method} fits no similarity" in made.notes
+    assert method not in SIMILARITIES and not isinstance(made.transform, Similarity)

@@ -131,7 +131,7 @@ def test_dry_run_fetches_nothing(weights, hub, tmp_path):
     assert [file["key"] for file in result["files"]] == [*V1, *FACES]
     assert result["to_download_bytes"] == sum(len(hub.files[FILES[key].remote]) for key in (*V1, *FACES))
     assert not (tmp_path / "models").exists()
-    assert "to fetch, 0.00 GB" in weights("download", "--endpoint", hub.endpoint, "--dry-run")[1]
+    assert "to fetch, 0.0 MB" in weights("download", "--endpoint", hub.endpoint, "--dry-run")[1]
 
 
 def test_unknown_name(weights):

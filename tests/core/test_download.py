@@ -195,7 +195,7 @@ def test_no_space_is_said_before_anything_is_fetched(hub, places, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, module.SPARE + SIZE - 1))
     message = fails(hub, places)
-    assert "0.00 GB are still to fetch and 0.20 GB are free; make room" in message
+    assert "0.0 MB are still to fetch and 0.20 GB are free; make room" in message
     assert not hub.asked_for(NET.remote)
     assert not places.models[0].exists()
 

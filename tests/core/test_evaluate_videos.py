@@ -253,6 +253,7 @@ def test_command_on_videos_writes_what_can_be_looked_at(run, tiny_model, folder,
     assert status == 0, err
     result = json.loads(out)
     assert (result["clips"], result["misaligned"], result["size"]) == (3, False, [64, 64])
+    assert (result["align"], result["proportions"]) == ("none", False)
     assert isinstance(result["l1"], float)
     assert result["fvd"] is None
     assert {file.name for file in (tmp_path / "looks").iterdir()} == {
@@ -270,9 +271,11 @@ def test_command_misaligned_is_judged_by_identity_alone(run, tiny_model, folder)
     assert lines["L1 to the truth"] == ["-"] * 6
     assert "-" not in lines["identity (CSIM)"]
     assert "the truth itself" in out
-    status, out, err = run(*argv, "--clips", 2, "--json")
+    status, out, err = run(*argv, "--proportions", "--clips", 2, "--json")
     assert status == 0, err
-    assert [row["name"] for row in json.loads(out)["per_clip"]] == [
+    result = json.loads(out)
+    assert (result["align"], result["proportions"]) == ("svd", True)
+    assert [row["name"] for row in result["per_clip"]] == [
         "ann driven by bob, 0.60 times as big", "bob driven by ann, 1.67 times as big"
     ]  # fmt: skip
 
@@ -305,6 +308,10 @@ def test_command_refusals(run, tiny_model, folder, tmp_path, monkeypatch):
         return err
 
     assert "--sequences 1:2 chooses from --tiktok; give that, too" in refused("--sequences", "1:2")
+    assert "--proportions is for drivers of other bodies; give --misalign, too" in refused("--proportions")
+    for method in ("v1", "affine", "homography", "none"):
+        told = refused("--misalign", "--align", method, "--proportions")
+        assert f"--align {method} fits no similarity; take --align svd or learned" in told
     assert "2:1 is not FIRST:LAST" in refused("--sequences", "2:1")
     assert "not allowed with argument" in refused("--videos", folder, "--tiktok", folder)
     assert "needs multiples of 32" in refused("--size", "65x64")

@@ -222,9 +222,20 @@ def test_lines_of_a_finding():
 
 
 def test_notes_that_a_problem_says_as_well_are_left_out():
-    problem, twice = Finding("problem", "no files", "run this; or that"), Finding("note", "no files here", "run this")
-    other = Finding("note", "small", "use a larger one")
-    assert preflight.distinct([other, twice, problem, other]) == [problem, other]
+    problem = Finding("problem", "Load Model: no files", "run this; or that", ("one", "another"))
+    twice, more = (Finding("note", "no files here", "run this", lines) for lines in (("one",), ("one", "a third")))
+    other, broken = Finding("note", "small", "use a larger one"), Finding("problem", "a file is bad", "delete it")
+    findings = [other, twice, broken, more, problem, broken._replace(level="note"), other]
+    assert preflight.distinct(findings) == [broken, problem, other, more]
+
+
+def test_files_that_are_missing_are_told_beside_a_damaged_one(tmp_path):
+    vae = tmp_path / "SVD/vae/diffusion_pytorch_model.safetensors"
+    vae.parent.mkdir(parents=True)
+    vae.write_bytes(b"damaged")
+    damaged, *notes = preflight.distinct(preflight.check_weights(Places((tmp_path,)))[1])
+    assert damaged.level == "problem" and "weights download v1" in damaged.fix
+    assert any("5 of 6 files missing" in note.what for note in notes)
 
 
 def test_size(tiny):

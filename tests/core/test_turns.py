@@ -18,6 +18,7 @@ from stableanimator_core.evaluation.bench import run_bench
 from stableanimator_core.hjb import HJBConfig
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, StableAnimator, fit_to_memory, sampling_bytes
+from stableanimator_core.trail import Trail
 from stableanimator_core.vae import decode_bytes, encode_bytes
 from stableanimator_core.weights import Models, load_models, networks, random_models, read_config
 from stableanimator_core.weights.turns import HEAVY, MAIN_MEMORY, SPARE_BYTES, Turns, bytes_of
@@ -87,8 +88,8 @@ def needs(models: Models) -> dict[str, float]:
     }
 
 
-def animate(models: Models, clip, hjb: HJBConfig = HJB):
-    return StableAnimator(models).animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb)
+def animate(models: Models, clip, hjb: HJBConfig = HJB, trail: Trail | None = None):
+    return StableAnimator(models).animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb, trail=trail)
 
 
 def test_nothing_moves_where_there_is_room(models, clip):
@@ -107,6 +108,16 @@ def test_a_small_card_makes_what_a_large_one_makes(models, clip):
         assert small.turns.told == ["+image_encoder", "-image_encoder", "+unet", "-unet"]
         small.turns.told.clear()
     assert small.turns.moved == 4 * needs(models)["both"]
+
+
+def test_the_unet_stays_away_where_all_steps_are_kept(models, clip):
+    small, trail = on_card(models, bytes_of(models.unet) + SPARE_BYTES, here=()), Trail()
+    made = animate(small, clip, trail=trail)
+    assert "+unet" in small.turns.told
+    small.turns.told.clear()
+    again = animate(small, clip, trail=trail)
+    assert (again.frames == made.frames).all()
+    assert "+image_encoder" in small.turns.told and "+unet" not in small.turns.told
 
 
 def test_networks_leave_only_for_the_stage_that_lacks_room(models, clip):

@@ -124,6 +124,18 @@ def test_the_last_step_is_run_again_to_be_measured_when_the_scope_is_switched_on
     assert (pair[0] == pair[1]).all()
 
 
+def test_nothing_is_run_again_where_no_frame_shows_a_face(server):
+    behind = standing(3)
+    behind.face_score[:], behind.body_score[:, :, [0, 14, 15, 16, 17]] = 0, 0
+    nodes = prompt(frames=3, steps=STEPS, seed=419, driving=behind)
+    for seen in (False, True):
+        nodes["sample"]["inputs"]["identity_scope"] = seen
+        run = server.run(nodes)
+        assert run.succeeded, run.error
+    start, end = run.of(EVENT)
+    assert start["first"] == STEPS and end["kind"] == "end"
+
+
 def test_steps_between_two_measured_ones_may_be_without(server):
     server.run(scoped(seed=418))
     server.run(unseen(seed=418, first_step=1))
