@@ -73,6 +73,40 @@ print("moved")
 """
 
 
+# Networks lie in main memory before they are loaded; the card, which is only asked for its name, has fused kernels.
+PLANS = """
+from types import SimpleNamespace
+from pack.nodes import preflight, room
+from pack.stableanimator_core import vae
+from pack.stableanimator_core.hjb import HJBConfig
+from pack.stableanimator_core.models import kernels
+from pack.stableanimator_core.performers import make_clip
+from pack.stableanimator_core.pipeline import SamplingConfig
+
+model, card = AnimatorModel.of(load_models(folder)), torch.device("cuda", 0)
+preflight.get_torch_device = model_management.get_torch_device = lambda: card
+model_management.get_total_memory = lambda device: 24 << 30
+kernels.usable = lambda device: device == card
+models, frames = model.models, 4
+latents = torch.zeros(frames, 4, 8, 8)
+pixels = 64 * 64
+wanted = frames * vae.decode_bytes(models.vae, pixels, card)
+assert wanted < frames * vae.decode_bytes(models.vae, pixels)
+assert room.room_to_decode(models, latents, 8) == wanted
+motion = make_clip(0, size=(64, 64), frames=frames, family="wave").poses
+plan = room.plan_here(models, motion, SamplingConfig.for_model(models.config), HJBConfig(0), range(frames))
+assert abs(plan.decode * (1 << 30) - wanted) < 1
+
+node, given = preflight.StableAnimatorPreflight, {}
+preflight.places = lambda: None
+preflight.report_job = lambda *args, **named: given.update(named) or ""
+node.hidden = SimpleNamespace(prompt={"1": {"inputs": {}}}, unique_id="1")
+node.execute(model, 0, 0, 0, 0, False)
+assert given["device"] == card
+print("moved")
+"""
+
+
 def run_in(comfyui: Path, script: str, model: Path) -> None:
     command = [sys.executable, "-c", START + script, str(REPOSITORY), str(model)]
     result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, timeout=120)
@@ -85,3 +119,7 @@ def test_moved_weights_can_be_differentiated_through(comfyui, tiny_model):
 
 def test_other_models_leave_for_the_room_that_is_asked_for(comfyui, tiny_model):
     run_in(comfyui, MAKE_ROOM, tiny_model)
+
+
+def test_plans_are_for_the_device_that_comfyui_computes_on(comfyui, tiny_model):
+    run_in(comfyui, PLANS, tiny_model)
