@@ -136,15 +136,21 @@ def test_half_precision_is_as_accurate_as_before(plain_vae, vae, dtype):
     assert frugal[0] < 1.05 * plain[0] and frugal[1] < 1.05 * plain[1], errors
 
 
-def test_autocast_works_as_before(plain_vae, vae):
+def test_autocast_is_as_accurate_as_before(plain_vae, vae):
+    z = latents()
+    true = value_and_gradient(lambda x: decode(plain_vae, x), z)
+
     def call(x: Tensor, each: AutoencoderKLTemporalDecoder) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return decode(each.float(), x).float()
+            return decode(each, x).float()
 
-    plain, frugal = (
-        value_and_gradient(lambda x, v=v: call(x, v), latents().float()) for v in (copy.deepcopy(plain_vae), vae)
-    )
-    assert distance(frugal[0], plain[0]) < 0.05 and distance(frugal[1], plain[1]) < 0.05
+    errors = []
+    for each in (copy.deepcopy(plain_vae), vae):
+        each.float()
+        half = value_and_gradient(lambda x, v=each: call(x, v), z.float())
+        errors.append([distance(a, b) for a, b in zip(half, true)])
+    plain, frugal = errors
+    assert frugal[0] < 1.25 * plain[0] and frugal[1] < 1.25 * plain[1], errors  # rounding falls as the CPU has it
 
 
 def test_dtype_changes_there_and_back(vae):
