@@ -41,7 +41,7 @@ STILL = """() => new Promise((done) => {
             same = now === before ? same + 1 : 0;
             [frame, before] = [app.canvas.frame, now];
         }
-        if (same >= 12) done();
+        if (same >= 3) done();
         else requestAnimationFrame(look);
     };
     look();
@@ -154,7 +154,7 @@ class Desk:
 
     def settle(self) -> None:
         """Wait until the graph has been drawn and nothing on it moves: a busy machine takes its time."""
-        self.page.wait_for_timeout(300)  # what was done just now begins to show
+        self.page.wait_for_timeout(150)  # what was done just now begins to show
         self.js(STILL)
 
     def js(self, expression: str, argument: Any = None) -> Any:
