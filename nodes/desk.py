@@ -18,7 +18,8 @@ from server import PromptServer
 from torch import Tensor
 
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.hjb import HJBConfig, Likeness
+from ..stableanimator_core.hjb import Likeness
+from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.trail import Plan, Trail
 from ..stableanimator_core.video.pixels import to_uint8
 from .patchers import AnimatorModel

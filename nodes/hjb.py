@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..stableanimator_core.hjb import CURVES
+from ..stableanimator_core.hjb_settings import CURVES
 from .wire import CATEGORY, HJB
 
 OWN = -1  # of a number: the model's own value

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Job, Speed, outlined, report_job
-from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig
 from ..stableanimator_core.weights import Models

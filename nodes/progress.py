@@ -17,7 +17,8 @@ from torch import Tensor
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
 from ..stableanimator_core.evaluation.estimate import Speed, Work
-from ..stableanimator_core.hjb import HJBConfig, Likeness, OnIdentity
+from ..stableanimator_core.hjb import Likeness, OnIdentity
+from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.pipeline import Hooks
 from ..stableanimator_core.trail import Plan, StepSeconds, Trail
 from ..stableanimator_core.vae import cell_size, encode_image

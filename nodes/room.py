@@ -12,7 +12,7 @@ from comfy import model_management
 from torch import Tensor
 
 from ..stableanimator_core.evaluation.plan import SPARE_GIB, MemoryPlan, plan_decoding, plan_memory, weights_gib
-from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.keypoints import Poses
 from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig, place_motion

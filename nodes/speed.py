@@ -11,7 +11,7 @@ import torch
 from comfy import model_management
 
 from ..stableanimator_core.evaluation.estimate import Speed
-from ..stableanimator_core.hjb import HJBConfig
+from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.pipeline import SamplingConfig
 
 KEPT = 64  # kinds of runs, the latest

@@ -30,7 +30,8 @@ from .face import (
 from .face.sharpness import reference_among
 from .face_windows import CHUNK, hjb_bytes, largest_window
 from .graphs import Graphs
-from .hjb import HJBConfig, OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
+from .hjb import OnIdentity, fitted_note, make_face_refiner, smaller_note, with_chunk
+from .hjb_settings import HJBConfig
 from .keypoints import Poses
 from .parallel import ALONE, Processes
 from .pose.draw import draw_poses

@@ -15,7 +15,7 @@ from .errors import FaceError, InputError
 from .face import ReferenceFace, crop_faces, score_identity
 from .face.pictures import face_pictures
 from .face.sharpness import reference_among, sharpness
-from .hjb import HJBConfig
+from .hjb_settings import HJBConfig
 from .keypoints import Poses
 from .pipeline import Hooks, Sampled, SamplingConfig, fit_to_memory, place_motion, sample
 from .trail import Trail

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .hjb import StepSettings
+from .hjb_settings import StepSettings
 from .sampling import Callback, Denoise, Refine, sample_euler
 from .weights import Models
 

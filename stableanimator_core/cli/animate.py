@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..face import FaceDetector
-    from ..hjb import HJBConfig
+    from ..hjb_settings import HJBConfig
     from ..parallel import Processes
     from ..pipeline import Animation, Hooks, StableAnimator
     from ..weights import ModelConfig, Places

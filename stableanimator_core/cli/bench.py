@@ -13,7 +13,7 @@ from .report import Report
 if TYPE_CHECKING:
     import torch
 
-    from ..hjb import HJBConfig
+    from ..hjb_settings import HJBConfig
     from ..weights import Models
 
 ROWS = (  # what is shown to people: title, key

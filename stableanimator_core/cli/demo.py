@@ -25,7 +25,7 @@ def register(commands) -> None:
 
 def demo_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate the demo picture without and with the face optimisation; write the videos and a contact sheet."""
-    from ..hjb import HJBConfig
+    from ..hjb_settings import HJBConfig
     from ..keypoints import Poses
     from ..pipeline import model_hjb
     from ..pose import PoseDetector, draw_poses, extract_poses

@@ -80,7 +80,7 @@ def register(subjects) -> None:
 
 def sweep_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate the same clips with every setting, print a table and recommend one."""
-    from ..hjb import CURVES as POINTS
+    from ..hjb_settings import CURVES as POINTS
     from ..pipeline import SamplingConfig, find_face, model_hjb
     from ..sweep import mean_rows, parse_counts, parse_ranges, recommend, sweep_hjb, sweep_table, sweep_variants
     from ..weights import V1_CONFIG, config_of

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..conditioning import resize_picture
 from ..errors import InputError
 from ..face import FaceBoxes, FaceDetector, csim, embed_faces, embed_reference, face_boxes
-from ..hjb import HJBConfig
+from ..hjb_settings import HJBConfig
 from ..keypoints import Poses
 from ..pipeline import Animation, StableAnimator, from_uint8, locate_face, model_hjb
 from ..trail import Trail

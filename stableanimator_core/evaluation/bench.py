@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..face import FaceBoxes
 from ..face_windows import largest_window
 from ..graphs import Graphs
-from ..hjb import HJBConfig, make_face_refiner, with_chunk
+from ..hjb import make_face_refiner, with_chunk
+from ..hjb_settings import HJBConfig
 from ..memory import GIB, card_gib
 from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample, sampling_bytes

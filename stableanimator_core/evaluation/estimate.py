@@ -15,7 +15,8 @@ from accelerate import init_empty_weights
 from ..alignment import align
 from ..errors import FaceError, InputError
 from ..face import FaceDetector, ReferenceFace
-from ..hjb import HJBConfig, Likeness
+from ..hjb import Likeness
+from ..hjb_settings import HJBConfig
 from ..keypoints import Poses
 from ..memory import GIB
 from ..pipeline import Hooks, SamplingConfig, find_face, model_hjb, place_motion, sample

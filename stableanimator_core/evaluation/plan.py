@@ -15,7 +15,7 @@ from ..denoiser import unet_bytes
 from ..face import FaceBoxes
 from ..face_windows import CHUNK as FACES
 from ..face_windows import fitting_chunk, hjb_bytes, largest_window
-from ..hjb import HJBConfig, StepSettings
+from ..hjb_settings import HJBConfig, StepSettings
 from ..memory import CUDA_GIB, GIB
 from ..pipeline import SamplingConfig
 from ..vae import CHUNK, LEAST_TILE, cell_size, decode_bytes, encode_bytes

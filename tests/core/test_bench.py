@@ -12,7 +12,7 @@ from stableanimator_core import cli, pipeline, weights
 from stableanimator_core.errors import InputError
 from stableanimator_core.evaluation import bench
 from stableanimator_core.evaluation.bench import STAGES, median_seconds, peak_gib, run_bench
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.pipeline import SamplingConfig
 from stableanimator_core.weights import load_models, read_config
 

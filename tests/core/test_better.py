@@ -17,7 +17,8 @@ from stableanimator_core import hjb, pipeline
 from stableanimator_core.conditioning import resize_picture
 from stableanimator_core.errors import InputError
 from stableanimator_core.face import FaceBoxes, csim
-from stableanimator_core.hjb import HJBConfig, make_face_refiner
+from stableanimator_core.hjb import make_face_refiner
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face, from_uint8, sample, to_uint8

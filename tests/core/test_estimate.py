@@ -25,7 +25,7 @@ from stableanimator_core.evaluation.estimate import (
 from stableanimator_core.evaluation.plan import describe_plan, networks_gib, plan_memory, plan_published, refined_steps
 from stableanimator_core.face import FaceBoxes, ReferenceFace
 from stableanimator_core.face_windows import Window, hjb_bytes
-from stableanimator_core.hjb import CURVES, HJBConfig
+from stableanimator_core.hjb_settings import CURVES, HJBConfig
 from stableanimator_core.models import kernels
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face

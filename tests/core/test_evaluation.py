@@ -15,7 +15,7 @@ from stableanimator_core.evaluation.animation import FIRST_SEED, evaluate_animat
 from stableanimator_core.evaluation.material import performer_cases
 from stableanimator_core.evaluation.metrics import Measures, frechet_distance, temporal_l1
 from stableanimator_core.face import crop_faces, encode_reference_face, face_boxes, score_identity
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import StableAnimator, from_uint8

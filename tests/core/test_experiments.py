@@ -45,7 +45,8 @@ from stableanimator_core.evaluation.experiments.studio import (
 from stableanimator_core.evaluation.experiments.tables import CSIM, DIS, L1, PAPER_CSIM, SETTING, mean_row
 from stableanimator_core.evaluation.material import FIRST_SEED
 from stableanimator_core.face import FaceBoxes, score_identity
-from stableanimator_core.hjb import HJBConfig, Look
+from stableanimator_core.hjb import Look
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.models.id_adapter import Adding
 from stableanimator_core.performers import HELD_OUT, make_clip
 from stableanimator_core.pipeline import StableAnimator, find_face

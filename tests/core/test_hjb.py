@@ -18,15 +18,8 @@ from stableanimator_core.face_windows import (
     largest_window,
     place_windows,
 )
-from stableanimator_core.hjb import (
-    CURVES,
-    HJBConfig,
-    StepSettings,
-    face_gradient,
-    make_face_refiner,
-    smaller_note,
-    with_chunk,
-)
+from stableanimator_core.hjb import face_gradient, make_face_refiner, smaller_note, with_chunk
+from stableanimator_core.hjb_settings import CURVES, HJBConfig, StepSettings
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, find_face, place_motion
 from stableanimator_core.vae import cell_size, decode_latents, encode_image

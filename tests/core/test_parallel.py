@@ -16,7 +16,8 @@ import torch
 
 from stableanimator_core import parallel
 from stableanimator_core.errors import InputError
-from stableanimator_core.hjb import HJBConfig, smaller_note
+from stableanimator_core.hjb import smaller_note
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.parallel import ALONE, Processes, join_processes, own_device
 from stableanimator_core.pipeline import Hooks, SamplingConfig, find_face, sample

@@ -16,7 +16,7 @@ from stableanimator_core.denoiser import HALVES_APART
 from stableanimator_core.errors import FaceError, InputError, WeightsError
 from stableanimator_core.face import DetectedFace, FaceBoxes, face_boxes
 from stableanimator_core.face.template import TEMPLATE
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import (
     Animation,

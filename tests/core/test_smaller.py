@@ -9,7 +9,8 @@ import torch
 
 from stableanimator_core import hjb, memory, pipeline, sweep
 from stableanimator_core.denoiser import HALVES_APART
-from stableanimator_core.hjb import HJBConfig, fitted_note, smaller_note
+from stableanimator_core.hjb import fitted_note, smaller_note
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.parallel import Processes
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import (

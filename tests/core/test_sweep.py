@@ -12,7 +12,8 @@ import torch
 from stableanimator_core import cli
 from stableanimator_core.cli import sweep as sweep_command
 from stableanimator_core.errors import FaceError, InputError
-from stableanimator_core.hjb import CURVES, HJBConfig, fitted_note
+from stableanimator_core.hjb import fitted_note
+from stableanimator_core.hjb_settings import CURVES, HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, sample
 from stableanimator_core.sweep import (

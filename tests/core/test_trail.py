@@ -11,7 +11,7 @@ import torch
 
 from stableanimator_core import pipeline
 from stableanimator_core.denoiser import make_denoiser
-from stableanimator_core.hjb import HJBConfig, StepSettings
+from stableanimator_core.hjb_settings import HJBConfig, StepSettings
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.pipeline import Hooks, SamplingConfig, find_face, plan_sampling, sample
 from stableanimator_core.pose.telling import telling_frames

@@ -15,7 +15,7 @@ from torch import nn
 from stableanimator_core import hjb, memory, pipeline
 from stableanimator_core.evaluation import bench
 from stableanimator_core.evaluation.bench import run_bench
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import SamplingConfig, StableAnimator, fit_to_memory, sampling_bytes
 from stableanimator_core.trail import Trail

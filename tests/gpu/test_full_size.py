@@ -18,7 +18,7 @@ from torch import Tensor
 from stableanimator_core import cli
 from stableanimator_core.conditioning import build_conditioning
 from stableanimator_core.denoiser import frame_guidance, make_denoiser
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.models import AnimatorUNet
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import Hooks, SamplingConfig, StableAnimator, find_face, from_uint8, sample

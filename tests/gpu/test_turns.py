@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stableanimator_core import cli
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.performers import make_clip
 from stableanimator_core.pipeline import StableAnimator
 from stableanimator_core.weights.turns import Turns

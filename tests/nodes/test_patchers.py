@@ -78,7 +78,7 @@ PLANS = """
 from types import SimpleNamespace
 from pack.nodes import preflight, room
 from pack.stableanimator_core import vae
-from pack.stableanimator_core.hjb import HJBConfig
+from pack.stableanimator_core.hjb_settings import HJBConfig
 from pack.stableanimator_core.models import kernels
 from pack.stableanimator_core.performers import make_clip
 from pack.stableanimator_core.pipeline import SamplingConfig

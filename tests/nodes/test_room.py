@@ -7,7 +7,7 @@ from material import literal, prompt, standing
 
 from stableanimator_core.alignment import align
 from stableanimator_core.evaluation.plan import GIB, MemoryPlan, plan_decoding, plan_memory
-from stableanimator_core.hjb import HJBConfig
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.pipeline import SamplingConfig, place_motion
 from stableanimator_core.weights import load_models
 

@@ -11,7 +11,8 @@ from recorded import RecordedEmbedder
 from stableanimator_core.denoiser import x0_from_v
 from stableanimator_core.face import FaceBoxes, crop_faces
 from stableanimator_core.face_windows import place_windows
-from stableanimator_core.hjb import HJBConfig, face_gradient, make_face_refiner
+from stableanimator_core.hjb import face_gradient, make_face_refiner
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.sampling import sample_euler
 from stableanimator_core.vae import cell_size, decode_latents
 

@@ -18,7 +18,8 @@ from stableanimator_core import pipeline
 from stableanimator_core.conditioning import build_conditioning
 from stableanimator_core.denoiser import frame_guidance, make_denoiser
 from stableanimator_core.face import FaceBoxes, ReferenceFace
-from stableanimator_core.hjb import HJBConfig, make_face_refiner
+from stableanimator_core.hjb import make_face_refiner
+from stableanimator_core.hjb_settings import HJBConfig
 from stableanimator_core.keypoints import Poses
 from stableanimator_core.models import AnimatorUNet, FaceEncoder, PoseNet
 from stableanimator_core.pipeline import SamplingConfig, from_uint8, sample

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...face.pictures import face_pictures
 from ...face_windows import face_mask, find_face_cells, place_windows
-from ...hjb import HJBConfig, face_gradient, with_chunk
+from ...hjb import face_gradient, with_chunk
+from ...hjb_settings import HJBConfig
 from ...pipeline import Hooks, find_face, model_hjb
 from ...vae import cell_size
 from ...video import contact_sheet, spread

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ...face.pictures import face_pictures
-from ...hjb import HJBConfig
+from ...hjb_settings import HJBConfig
 from ...pipeline import model_hjb
 from ...video import contact_sheet, spread
 from ...video.curves import Curve, plot_curves, stacked

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...face import FaceBoxes, crop_faces, encode_reference_face, face_boxes, score_identity
 from ...face.sharpness import detail
-from ...hjb import HJBConfig
+from ...hjb_settings import HJBConfig
 from ...keypoints import Poses
 from ...performers import Clip, MotionClip, make_clip, make_pair
 from ...performers.person import Person
