@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from comfy_client import ComfyServer
-from desk import Desk
+from desk import PATIENCE, Desk
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_CHROMIUM = f"NO CHROMIUM, so the page was not tested: install one ({', '.join(BROWSERS)}) so that it is on the PATH"
 NO_PLAYWRIGHT = "NO PLAYWRIGHT, so the page was not tested: python -m pip install playwright"
-PATIENCE = 120_000  # ms, for a machine that does other things as well
 WINDOW = {"width": 1900, "height": 1150}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no window opens by itself
@@ -56,7 +55,7 @@ def desk(browser, server: ComfyServer, comfyui: Path):
     """A fresh page with an empty graph. What the page complained about, in console or requests, fails the test."""
     furnish(server.base, comfyui)
     context = browser.new_context(viewport=WINDOW)
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(PATIENCE * 1000)
     context.route("**/user.css", lambda route: route.fulfill(content_type="text/css", body=""))
     opened = Desk(context.new_page(), server)
     opened.open()

@@ -12,6 +12,7 @@ from comfy_server import PACK
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
 
+PATIENCE = 240  # s, for a machine that does other things as well
 READY = "() => window.app?.graph && window.app.extensionManager && window.app.api?.clientId"
 ALERTS = ".p-dialog, .p-toast-message"
 SET = """([kind, name, value]) => {
@@ -103,10 +104,17 @@ class Desk:
         self.page.evaluate("name => window.app.extensionManager.command.execute(name)", name)
 
     def open_template(self, name: str) -> None:
-        """Choose one of the pack's workflows in the template browser."""
+        """Choose one of the pack's workflows in the template browser.
+
+        The pack is pressed again while its workflows do not come: what the browser loads last may deselect it.
+        """
         self.command("Comfy.BrowseTemplates")
-        self.page.get_by_text(PACK, exact=True).first.click()
-        self.page.get_by_text(name, exact=True).first.click()
+        workflow = self.page.get_by_text(name, exact=True).first
+        deadline = time.monotonic() + PATIENCE
+        while not workflow.is_visible() and time.monotonic() < deadline:
+            self.page.get_by_text(PACK, exact=True).first.click()
+            self.page.wait_for_timeout(500)
+        workflow.click()
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
 
     def load(self, graph: dict) -> None:
@@ -121,16 +129,18 @@ class Desk:
         """Set a widget of every node of a kind, as a hand would; how many there are."""
         return self.js(SET, [kind, widget, value])
 
-    def run(self, seconds: float = 240) -> Run:
+    def run(self, seconds: float = PATIENCE) -> Run:
         """Press Run and wait for the end: what the server did, as ComfyServer.run tells it without previews.
 
-        Raises TimeoutError when it does not end, or when the page says why it does not start.
+        A run that fails on its way ends too, whatever the page says of it and when: see Run.error. Raises
+        TimeoutError when it does not end, or when the page says why it does not start.
         """
         before = len(self.events)
         self.page.get_by_role("button", name="Run", exact=True).click()
         deadline = time.monotonic() + seconds
         while ("executing", None) not in [(kind, data.get("node")) for kind, data in self.events[before:]]:
-            if time.monotonic() > deadline or self.alerts():
+            started = any("prompt_id" in data for _, data in self.events[before:])
+            if time.monotonic() > deadline or (not started and self.alerts()):
                 self.page.screenshot(path=self.server.base / "page.png")
                 raise TimeoutError(f"not done after {seconds} s, see {self.server.base}/page.png; {self.alerts()}")
             self.page.wait_for_timeout(100)

@@ -170,14 +170,12 @@ def test_what_a_node_does_at_the_moment_goes_when_the_run_ends(desk):
 
 
 def fail(desk: Desk) -> str:
-    """Press Run and wait until the run has failed; what the page is told of it."""
-    before = len(desk.events)
-    desk.page.get_by_role("button", name="Run", exact=True).click()
-    while not (errors := [data for kind, data in desk.events[before:] if kind == "execution_error"]):
-        desk.page.wait_for_timeout(100)
+    """Press Run and wait until the run has failed and the page has said so; what it is told."""
+    message = desk.run().error["exception_message"].strip()
     desk.page.locator(".p-dialog").wait_for()
     desk.page.keyboard.press("Escape")
-    return errors[0]["exception_message"].strip()
+    desk.page.locator(".p-dialog").wait_for(state="hidden")
+    return message
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["in sight", "in a subgraph"])
@@ -226,6 +224,7 @@ def test_addresses_are_links_on_mirrors_without_encryption_too(desk):
     pages = ["https://hub.invalid/a/blob/main/b", "http://mirror.invalid/c"]
     desk.js(TELL, [None, "\n".join(f"file, 1 MB: {page}, but it is empty" for page in pages)])
     shown = "() => [...document.querySelectorAll('.dom-widget a')].map((link) => [link.href, link.textContent])"
+    desk.page.wait_for_function(f"count => ({shown})().length === count", arg=len(pages))
     assert desk.js(shown) == [[page, page] for page in pages]
 
 
