@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import (
     SamplingConfig,
     fit_to_memory,
@@ -22,7 +20,7 @@ from ..stableanimator_core.pipeline import (
     sample,
 )
 from ..stableanimator_core.pose.telling import telling_frames
-from ..stableanimator_core.vae import decode_latents
+from ..stableanimator_core.vae import decode_video
 from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import (
     fill_size,
@@ -37,7 +35,6 @@ from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks
-from .room import plan_here, room_to_decode
 from .speed import kind_of, recall, record
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
@@ -142,9 +139,7 @@ class StableAnimatorSample(io.ComfyNode):
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         check_face(face, model.models)
         frames = telling_frames(motion, draft)
-        refined = options if face else replace(options, iterations=0)
-        plan = plan_here(model.models, motion, settings, refined, frames)
-        models = model.load("image_encoder", "vae", "animator", "face", room=plan.sampling * GIB)
+        models = model.load()
         # Once, since the memory that is free may change between the plan, by which the view counts, and the run.
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
@@ -204,12 +199,10 @@ class StableAnimatorDecode(io.ComfyNode):
     @one_line_errors
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
         latents = samples_to_latents(samples, model.models.vae.config.scaling_factor)
-        vae = model.load("vae", room=room_to_decode(model.models, latents, chunk)).vae
         notes = Notes(cls.hidden)
-        frames = decode_latents(
-            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), notes.node),
-            on_note=notes.say,
-        )  # fmt: skip
+        frames = decode_video(
+            model.load(), latents, chunk=chunk, on_chunk=decoding_progress(len(latents), notes.node), on_note=notes.say
+        )
         return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
 
 
