@@ -80,6 +80,6 @@ export function comparison(history) {
   const other = lastRun(history);
   const last = other?.means[step];
   if (!rows[step] || (last ?? null) === null) return "";
-  const values = { now: said(rows[step].means.at(-1)), last: said(last), step, how: difference(hjb, other.hjb) };
+  const values = { now: said(rows[step].means.at(-1)), last: said(last), how: difference(hjb, other.hjb) };
   return state === "running" || step < steps - 1 ? say("comparedInStep", values) : say("compared", values);
 }

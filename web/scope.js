@@ -341,9 +341,11 @@ function paint(context, width, height, history, pointer, redraw) {
     context.lineWidth = 1;
     context.strokeRect(area.x(over.step), area.curve.top, area.step, area.strip.bottom - area.curve.top);
   }
-  const text = over ? sentence(history, over) : outcome(history);
+  const compared = pointer && pointer.y < area.curve.top && comparison(history); // the header may have cut it
+  const pointed = over ? sentence(history, over) : compared;
   write(context, optimised(history.hjb), 10, height - 21, { colour: COLOURS.faint, size: 11, room: width - 20 });
-  write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
+  const colour = pointed ? COLOURS.ink : COLOURS.faint;
+  write(context, pointed || outcome(history), 10, height - 7, { colour, size: 11, room: width - 20 });
 }
 
 const scopes = new WeakMap(); // node -> { hear(event), stop() }

@@ -72,7 +72,7 @@ export const TEXTS = {
     hjbPowerless: "HJB: off, its strength is 0 in its steps",
     lastRun: "last run",
     compared: "now {now}, last run {last} ({how})",
-    comparedInStep: "after step {step} in the last run: {last} ({how})",
+    comparedInStep: "last run {last} after it ({how})",
     sameHjb: "same HJB",
     andLastRun: "{text}; last run {value}",
 
@@ -178,8 +178,8 @@ export const TEXTS = {
     hjbFaceless: "HJB：关闭，没有可优化的人脸",
     hjbPowerless: "HJB：关闭，所选各步的强度为 0",
     lastRun: "上次运行",
-    compared: "现在 {now}，上次运行 {last}（{how}）",
-    comparedInStep: "上次运行第 {step} 步后：{last}（{how}）",
+    compared: "现在 {now}，上次 {last}（{how}）",
+    comparedInStep: "上次此步后 {last}（{how}）",
     sameHjb: "HJB 相同",
     andLastRun: "{text}；上次运行 {value}",
 

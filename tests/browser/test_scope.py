@@ -41,6 +41,7 @@ SENTENCES = """async ([history, places]) => {
     const { sentence } = await import("/extensions/StableAnimator/scope.js");
     return places.map(([step, frame]) => sentence(history, { step, frame }));
 }"""
+WIDE = "() => app.graph.getNodeById(5).setSize([440, 900])"
 HEIGHT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
 UNDO_STEPS = """() => {
     const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
@@ -190,6 +191,7 @@ def test_two_runs_are_compared_and_the_cached_one_is_the_same_run(desk):
     now, last = (f"{history['rows']['4']['means'][-1] / 1000:.2f}" for history in runs[::-1])
     said = f"now {now}, last run {last} (2 iterations)"
     assert desk.js(COMPARISON, second) == said
+    desk.js(WIDE)
     assert {said, "last run", "HJB: 4 iterations, steps 2 to 3, rate 0.1, falling"} <= desk.written()
     assert "means" not in json.dumps(desk.saved()), "nothing of it gets into a file"
     assert "5" in desk.run().of("execution_cached")[0]["nodes"]
@@ -239,7 +241,7 @@ def test_a_comparison_says_what_was_different(desk, last, how):
     now = ended(200, 930, last=other)
     assert desk.js(COMPARISON, now) == f"now 0.93, last run 0.89 ({how})"
     running = now | {"state": "running", "step": 0}
-    assert desk.js(COMPARISON, running) == f"after step 0 in the last run: 0.10 ({how})"
+    assert desk.js(COMPARISON, running) == f"last run 0.10 after it ({how})"
 
 
 def test_pointing_at_a_frame_tells_what_it_came_to_in_the_last_run(desk):
@@ -418,6 +420,7 @@ def test_it_speaks_chinese(sampled):
     sampled.run()
     sampled.speak("zh")
     sampled.page.wait_for_selector(".dom-widget canvas", state="attached")
+    sampled.js(WIDE)
     written = sampled.written()
     assert latin(written) == {"HJB"} and {"参考", "相似度", "HJB 之后", "上次运行"} <= written
     hint = sampled.page.locator(".dom-widget canvas").get_attribute("title")
