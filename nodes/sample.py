@@ -11,6 +11,7 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
+from ..stableanimator_core.hjb_settings import describe, resolve
 from ..stableanimator_core.pipeline import (
     SamplingConfig,
     fit_to_memory,
@@ -145,7 +146,8 @@ class StableAnimatorSample(io.ComfyNode):
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
         memory = memory_of(model, notes.node)
-        if measure and face is not None and place_motion(config, motion, settings, frames)[2].found.any():
+        seen = face is not None and bool(place_motion(config, motion, settings, frames)[2].found.any())
+        if measure and seen:
             memory.show_end(settings.steps)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
@@ -154,11 +156,14 @@ class StableAnimatorSample(io.ComfyNode):
         known = recall(kind)
         if plan.seconds is None and known is not None:
             plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
-        scope, on_left = None, partial(_say_left, notes, plan.steps)
+        scope, optimised, on_left = None, [], partial(_say_left, notes, plan.steps)
         if measure:
-            scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
+            resolved = resolve(options, settings.steps, face=seen)
+            scope = IdentityScope(notes.sender, frames, face, resolved, plan, memory)
             on_left = scope.left
         else:
+            optimised = [describe(options, settings.steps, face=seen)]
+            notes.say(*optimised)
             notes.status(plan.text())
         hooks = sampling_hooks(
             notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
@@ -168,7 +173,7 @@ class StableAnimatorSample(io.ComfyNode):
         if ran := memory.trail.seconds[plan.first + 1 :]:  # without the first one, which warms up
             record(kind, Speed.of(ran, work.frames, work.windowed))
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames)]
+        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames), *optimised]
         return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))
 
 
