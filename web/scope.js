@@ -407,7 +407,10 @@ function addScope(node) {
   chain(node, "onExecuted", (output) => {
     if (output?.identity?.length && !runsElsewhere()) finish(begin(output.identity.reduce(hear, null)));
   });
-  chain(node, "onConfigure", () => draw(remembered(node, NAME)));
+  chain(node, "onConfigure", () => {
+    const history = remembered(node, NAME);
+    draw(history?.hjb ? history : null); // one without is an earlier version's
+  });
 
   const switched = node.widgets.find(({ name }) => name === "identity_scope");
   const show = () => {
