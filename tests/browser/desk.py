@@ -139,8 +139,7 @@ class Desk:
         self.page.get_by_role("button", name="Run", exact=True).click()
         deadline = time.monotonic() + seconds
         while ("executing", None) not in [(kind, data.get("node")) for kind, data in self.events[before:]]:
-            started = any("prompt_id" in data for _, data in self.events[before:])
-            if time.monotonic() > deadline or (not started and self.alerts()):
+            if time.monotonic() > deadline or self._refused(before):
                 self.page.screenshot(path=self.server.base / "page.png")
                 raise TimeoutError(f"not done after {seconds} s, see {self.server.base}/page.png; {self.alerts()}")
             self.page.wait_for_timeout(100)
@@ -148,6 +147,14 @@ class Desk:
         run = Run(events[0][1]["prompt_id"], events)
         run.outputs = self.server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
         return run
+
+    def _refused(self, before: int) -> bool:
+        """Whether the page speaks up in place of a run. The window of a run that failed at once may be seen before
+        its events are."""
+        if not self.alerts():
+            return False
+        self.page.wait_for_timeout(1000)
+        return not any("prompt_id" in data for _, data in self.events[before:])
 
     def alerts(self) -> list[str]:
         """What windows and notices on the page say: missing nodes, refused prompts, errors."""
