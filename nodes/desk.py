@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.hjb import Likeness
-from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.trail import Plan, Trail
 from ..stableanimator_core.video.pixels import to_uint8
 from .patchers import AnimatorModel
@@ -127,23 +126,22 @@ class IdentityScope:
     One "start", a "likeness" for every measurement and one "end"; web/scope.js draws them. A clip of more than 64
     frames is told as 64 columns, each the worst of its frames. Iterations between the first and the last of a step are
     recorded by their mean alone.
-    frames: the clip's frame numbers. memory: what it holds of steps that are not run again is told first.
+    frames: the clip's frame numbers. hjb: as `resolve` says it. memory: what it holds of steps that are not run again
+    is told first.
     """
 
     def __init__(
-        self, sender: Sender, frames: Sequence[int], face: ReferenceFace | None, hjb: HJBConfig, plan: Plan,
+        self, sender: Sender, frames: Sequence[int], face: ReferenceFace | None, hjb: dict[str, Any], plan: Plan,
         memory: Memory,
     ) -> None:  # fmt: skip
         self._sender, self._memory, self._frames = sender, memory, list(frames)
         self._started, self._plan = time.monotonic(), plan
         self._columns = np.array_split(np.arange(len(frames)), min(len(frames), COLUMNS))
-        refined = [step for step in range(plan.steps) if face is not None and hjb.rate(step, plan.steps) > 0]
         self._start = {
             "kind": "start",
             "steps": plan.steps,
             "first": plan.first,
-            "refined": [refined[0], refined[-1]] if refined else None,
-            "iterations": hjb.iterations,
+            "hjb": hjb,
             "frames": [self._frames[column[0]] for column in self._columns],
             "seconds": None if plan.seconds is None else max(round(plan.seconds), 1),
             "face": None if face is None or face.crop is None else picture_url(face.crop),

@@ -69,7 +69,7 @@ class StableAnimatorEncodeFace(io.ComfyNode):
             raise FaceError("reference_pose is not connected, so the face cannot be found; connect the picture's pose")
         index = None if choose == FOLLOWED else choose
         try:
-            found = find_face(model.load("face"), picture, pose, detector=detector, choose=index)
+            found = find_face(model.load(), picture, pose, detector=detector, choose=index)
         except FaceError as error:
             notes.say(f"identity path off: {error}")
             return io.NodeOutput(None, ui=notes.ui)

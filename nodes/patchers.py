@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from comfy import model_management
@@ -10,14 +11,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ..stableanimator_core.weights import Models
+from ..stableanimator_core.weights.turns import HEAVY, Turns
 
-# What is moved together: the parts of one step of the work.
-GROUPS = {
-    "animator": ("unet", "pose_net", "face_encoder"),
-    "vae": ("vae",),
-    "image_encoder": ("image_encoder",),
-    "face": ("face_embedder", "face_judge"),
-}
+ALL_BYTES = 1e30  # of a device, as ComfyUI asks for all of it
 
 
 class StableAnimatorNetworks(nn.Module):
@@ -48,12 +44,42 @@ class WholePatcher(ModelPatcher):
         return super().unpatch_model(device_to, unpatch_weights)
 
 
+class ComfyTurns(Turns):
+    """Networks take turns among all models that ComfyUI knows, and by its rules: what is wanted is asked for together
+    with the room for its work, and ComfyUI unloads for it what nobody wants, other packs' models too."""
+
+    def __init__(self, device: torch.device, patchers: dict[nn.Module, WholePatcher], others: WholePatcher) -> None:
+        """others: the model's networks that are wanted by all that is done with it."""
+        super().__init__(device, list(patchers))
+        self.patchers, self.others = patchers, others
+
+    def bring(self, wanted: Sequence[nn.Module], room: float) -> None:
+        """`wanted`, and what blocks around this one want; ComfyUI looks what of it is missing."""
+        model_management.load_models_gpu(self._needed(self._wanted), memory_required=room)
+
+    def make_room(self) -> bool:
+        """Unload every model that nobody wants; whether there were any."""
+        needed = self._needed(self._wanted)
+        kept = [loaded for loaded in model_management.current_loaded_models if loaded.model in needed]
+        return bool(model_management.free_memory(ALL_BYTES, self.device, kept))
+
+    def gain(self, wanted: Sequence[nn.Module]) -> int:
+        """How many more bytes would be free if of all models `wanted` alone were on the device; may be below 0."""
+        needed = self._needed(wanted)
+        loaded = [patcher for patcher in model_management.loaded_models() if patcher is not None]
+        leaving = [each for each in loaded if each.load_device == self.device and each not in needed]
+        missing = sum(patcher.model_size() - patcher.loaded_size() for patcher in needed)
+        return sum(patcher.loaded_size() for patcher in leaving) - missing
+
+    def _needed(self, wanted: Sequence[nn.Module]) -> list[WholePatcher]:
+        return [self.others, *(self.patchers[network] for network in wanted)]
+
+
 @dataclass(frozen=True)
 class AnimatorModel:
-    """What travels as STABLEANIMATOR_MODEL."""
+    """What travels as STABLEANIMATOR_MODEL: networks that take turns on ComfyUI's device."""
 
     models: Models
-    patchers: dict[str, WholePatcher]
 
     @classmethod
     def of(cls, models: Models) -> AnimatorModel:
@@ -61,17 +87,16 @@ class AnimatorModel:
         device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
         parts = models.parts()
 
-        def patcher(names: tuple[str, ...]) -> WholePatcher:
-            there = {name: parts[name] for name in names if name in parts}  # not every model has a judge
-            networks = StableAnimatorNetworks(there, models.device)
+        def patcher(*names: str) -> WholePatcher:
+            networks = StableAnimatorNetworks({name: parts[name] for name in names}, models.device)
             return WholePatcher(networks, device, offload)
 
-        return cls(models, {group: patcher(names) for group, names in GROUPS.items()})
+        patchers = {parts[name]: patcher(name) for name in HEAVY}
+        others = patcher(*(name for name in parts if name not in HEAVY))
+        return cls(replace(models, turns=ComfyTurns(device, patchers, others)))
 
-    def load(self, *groups: str, room: float = 0) -> Models:
-        """Bring groups of networks onto the device and return the model.
-
-        room: bytes that the coming work takes beside them (room.py): ComfyUI unloads other models for that, too.
-        """
-        model_management.load_models_gpu([self.patchers[group] for group in groups], memory_required=room)
-        return self.models
+    def load(self) -> Models:
+        """Bring onto the device what all work needs and return the model, whose large networks come when they are
+        wanted."""
+        with self.models.on_device():
+            return self.models

@@ -120,7 +120,8 @@ class StableAnimatorAlignPoses(io.ComfyNode):
         notes.say(*expected, *shape_note(below, body), *aligned.notes)
         side = round(OVERLAY_SIDE * min(1, OVERLAY_FRAMES / motion.frames) ** 0.5)
         drawn = draw_alignment(aligned.poses, motion, body, aligned.residual, picture=below, longest=side)
-        view = view_alignment(found, motion, body, **fitting) | {"nudge": nudge, "picture": _stored(below)}
+        view = view_alignment(found, motion, body, **fitting)
+        view |= {"fit": fit, "proportions": proportions, "nudge": nudge, "picture": _stored(below)}
         shown = {**notes.ui, "alignment": (view,)}
         return io.NodeOutput(aligned.poses.to_openpose(), pixels_to_image(drawn), ui=shown)
 

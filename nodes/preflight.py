@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
-from ..stableanimator_core.evaluation.estimate import Job, Speed, outlined, report_job
+from ..stableanimator_core.evaluation.estimate import Job, Speed, report_job
+from ..stableanimator_core.evaluation.plan import outlined
 from ..stableanimator_core.hjb_settings import HJBConfig
-from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig
 from ..stableanimator_core.weights import Models
 from .convert import fill_size, image_to_pixels, or_default, to_poses
@@ -111,9 +111,9 @@ class StableAnimatorPreflight(io.ComfyNode):
             chosen = chosen_model(prompt, given["model"])
             if chosen is None:
                 raise InputError("model: no Load Model is above this node; connect one")
-            models = outlined(*chosen)
+            models = outlined(*chosen, get_torch_device())
         else:
-            models = model.models
+            models = model.load() if measure else model.models
         picture, sized = None if reference is None else image_to_pixels(reference[:1])[0], []
         if picture is not None:
             width, height, sized = fill_size(width, height, picture.shape[1::-1], models.config.size_multiple)
@@ -135,12 +135,10 @@ class StableAnimatorPreflight(io.ComfyNode):
             job,
             places(),
             measure=measure,
-            load=lambda plan: model.load("image_encoder", "vae", "animator", "face", room=plan.beside * GIB),
             on_forward=cancel,
             missing=[finding for found in missing.values() for finding in found],
             remarks=sized,
             speed=partial(_speed_of, models),
-            device=get_torch_device(),
         )
         return io.NodeOutput(report, ui={"text": (report,)})
 

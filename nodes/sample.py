@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.memory import GIB
+from ..stableanimator_core.hjb_settings import describe, resolve
 from ..stableanimator_core.pipeline import (
     SamplingConfig,
     fit_to_memory,
@@ -22,7 +21,7 @@ from ..stableanimator_core.pipeline import (
     sample,
 )
 from ..stableanimator_core.pose.telling import telling_frames
-from ..stableanimator_core.vae import decode_latents
+from ..stableanimator_core.vae import decode_video
 from ..stableanimator_core.weights import ModelConfig, Models
 from .convert import (
     fill_size,
@@ -37,7 +36,6 @@ from .desk import HIDDEN, IdentityScope, Notes, memory_of, watched
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import decoding_progress, preview_format, sampling_hooks
-from .room import plan_here, room_to_decode
 from .speed import kind_of, recall, record
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
@@ -142,15 +140,14 @@ class StableAnimatorSample(io.ComfyNode):
         drawn = None if pose_images is None else _fitting(image_to_pixels(pose_images), motion.frames, settings)
         check_face(face, model.models)
         frames = telling_frames(motion, draft)
-        refined = options if face else replace(options, iterations=0)
-        plan = plan_here(model.models, motion, settings, refined, frames)
-        models = model.load("image_encoder", "vae", "animator", "face", room=plan.sampling * GIB)
+        models = model.load()
         # Once, since the memory that is free may change between the plan, by which the view counts, and the run.
         options, fitted = fit_to_memory(models, motion, face, settings, options, chosen=frames)
         given = models, picture, motion, face, settings, options
         measure = identity_scope and watched()
         memory = memory_of(model, notes.node)
-        if measure and face is not None and place_motion(config, motion, settings, frames)[2].found.any():
+        seen = face is not None and bool(place_motion(config, motion, settings, frames)[2].found.any())
+        if measure and seen:
             memory.show_end(settings.steps)
         plan = plan_sampling(memory.trail, *given, pose_images=drawn, chosen=frames)
         memory.forget_from(plan.first)
@@ -159,11 +156,14 @@ class StableAnimatorSample(io.ComfyNode):
         known = recall(kind)
         if plan.seconds is None and known is not None:
             plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
-        scope, on_left = None, partial(_say_left, notes, plan.steps)
+        scope, optimised, on_left = None, [], partial(_say_left, notes, plan.steps)
         if measure:
-            scope = IdentityScope(notes.sender, frames, face, options, plan, memory)
+            resolved = resolve(options, settings.steps, face=seen)
+            scope = IdentityScope(notes.sender, frames, face, resolved, plan, memory)
             on_left = scope.left
         else:
+            optimised = [describe(options, settings.steps, face=seen)]
+            notes.say(*optimised)
             notes.status(plan.text())
         hooks = sampling_hooks(
             notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
@@ -173,7 +173,7 @@ class StableAnimatorSample(io.ComfyNode):
         if ran := memory.trail.seconds[plan.first + 1 :]:  # without the first one, which warms up
             record(kind, Speed.of(ran, work.frames, work.windowed))
         latent = latents_to_samples(made.latents, models.vae.config.scaling_factor)
-        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames)]
+        notes.lines = [*made.notes, *fitted, *sized, *draft_notes(frames, motion.frames), *optimised]
         return io.NodeOutput(latent, ui=notes.ui | ({"identity": scope.end()} if scope else {}))
 
 
@@ -204,12 +204,10 @@ class StableAnimatorDecode(io.ComfyNode):
     @one_line_errors
     def execute(cls, model: AnimatorModel, samples: dict[str, Tensor], chunk: int) -> io.NodeOutput:
         latents = samples_to_latents(samples, model.models.vae.config.scaling_factor)
-        vae = model.load("vae", room=room_to_decode(model.models, latents, chunk)).vae
         notes = Notes(cls.hidden)
-        frames = decode_latents(
-            vae, latents, chunk=chunk, keep_on="cpu", on_chunk=decoding_progress(len(latents), notes.node),
-            on_note=notes.say,
-        )  # fmt: skip
+        frames = decode_video(
+            model.load(), latents, chunk=chunk, on_chunk=decoding_progress(len(latents), notes.node), on_note=notes.say
+        )
         return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
 
 

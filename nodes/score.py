@@ -116,7 +116,7 @@ class StableAnimatorIdentityScore(io.ComfyNode):
         if poses is not None:
             motion, chosen, doubts = _of_video(to_poses(poses, "poses"), video, cls.hidden)
         pose = None if reference_pose is None else to_poses(reference_pose, "reference_pose")
-        models, detector = model.load("face"), face_detector(model.models.config)
+        models, detector = model.load(), face_detector(model.models.config)
         known, unsure = (face, []) if face is not UNCONNECTED else _face_of(models, picture, pose, detector)
         done = frame_progress(len(video), cls.hidden.unique_id)
         faces = locate_faces(models.config, video, motion, detector, on_frames=done)

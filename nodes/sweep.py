@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
 from ..stableanimator_core.face import ReferenceFace
-from ..stableanimator_core.memory import GIB
 from ..stableanimator_core.pipeline import SamplingConfig, model_hjb
 from ..stableanimator_core.pose.telling import telling_frames
 from ..stableanimator_core.sweep import (
@@ -25,7 +24,6 @@ from .desk import HIDDEN, Notes, memory_of
 from .errors import one_line_errors
 from .patchers import AnimatorModel
 from .progress import sweep_hooks
-from .room import plan_here
 from .sample import check_face, draft_notes
 from .wire import CATEGORY, HJB, Face, Model, PoseKeypoint
 
@@ -124,10 +122,8 @@ class StableAnimatorHJBSweep(io.ComfyNode):
         variants = sweep_variants(base, settings.steps, parse_counts(iterations), parse_ranges(hjb_steps))
         frames = telling_frames(motion, draft)
         hooks, on_variant = sweep_hooks(notes, settings.steps, variants)
-        room = GIB * max(plan_here(model.models, motion, settings, hjb, frames).beside for hjb in variants)
         rows = sweep_hjb(
-            model.load("image_encoder", "vae", "animator", "face", room=room), picture, motion, face, settings,
-            variants, chosen=frames, hooks=hooks, on_variant=on_variant,
+            model.load(), picture, motion, face, settings, variants, chosen=frames, hooks=hooks, on_variant=on_variant,
             trail=memory_of(model, notes.node).trail,
         )  # fmt: skip
         chosen = recommend(rows)

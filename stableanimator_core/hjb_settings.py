@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .errors import InputError
 
@@ -23,6 +23,11 @@ CURVES: Mapping[str, Points] = {
     "even": ((0.0, 1.0),),
     "rising": ((0.0, 0.0), (1.0, 1.0)),
     "middle": ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0)),
+}
+OFF = {
+    "settings": "off",
+    "face": "off, there is no face to work on",
+    "strength": "off, its strength is 0 in its steps",
 }
 
 
@@ -119,6 +124,55 @@ class HJBConfig:
     def around(self) -> int | None:
         """Cells decoded around a face, None for whole frames."""
         return self.margin if self.decode == "face" else None
+
+    @property
+    def rounds(self) -> str:
+        """How many iterations, in words."""
+        count = "1 iteration" if self.iterations == 1 else f"{self.iterations} iterations"
+        return f"up to {count}" if self.stop == "adaptive" else count
+
+
+def resolve(hjb: HJBConfig, steps: int, *, face: bool = True) -> dict[str, Any]:
+    """What HJB comes to in so many sampling steps, ready for JSON: {"off": a key of OFF}, or the settings that work.
+
+    face: whether there is one to work on. steps: the first and the last that it works in. strength: a name of CURVES,
+    None for other points. sharpest is there where frames stop by it, decode and scope where they are not "face".
+    """
+    worked = [step for step in range(steps) if hjb.rate(step, steps) > 0]
+    if not (hjb.iterations and face and worked):
+        return {"off": "settings" if not hjb.iterations else "strength" if face else "face"}
+    told = {
+        "iterations": hjb.iterations,
+        "steps": [worked[0], worked[-1]],
+        "lr": float(f"{hjb.lr:g}"),
+        "strength": next((name for name, points in CURVES.items() if points == hjb.strength), None),
+        "stop": hjb.stop,
+    }
+    if hjb.stop == "adaptive":
+        told["sharpest"] = hjb.sharpest
+    unusual = {"decode": hjb.decode, "scope": hjb.scope}
+    return told | {name: value for name, value in unusual.items() if value != "face"}
+
+
+def describe(hjb: HJBConfig, steps: int, *, face: bool = True) -> str:
+    """What `resolve` says, in words: whoever left settings to the model reads here what they were."""
+    told = resolve(hjb, steps, face=face)
+    if "off" in told:
+        return f"HJB: {OFF[told['off']]}"
+    first, last = told["steps"]
+    parts = [
+        hjb.rounds,
+        f"step {first}" if first == last else f"steps {first} to {last}",
+        f"rate {told['lr']:g}",
+        told["strength"] or "a curve of its own",
+    ]
+    if "sharpest" in told:
+        parts.append(f"sharpest {told['sharpest']:g}")
+    if "decode" in told:
+        parts.append("whole frames decoded")
+    if "scope" in told:
+        parts.append("all latents move")
+    return f"HJB: {', '.join(parts)}"
 
 
 def _straight(points: Points, share: float) -> float:

@@ -211,9 +211,7 @@ def name_of(hjb: HJBConfig) -> str:
     """A setting in few words."""
     if not hjb.iterations:
         return "off"
-    most = "up to " if hjb.stop == "adaptive" else ""
-    rounds = "1 iteration" if hjb.iterations == 1 else f"{hjb.iterations} iterations"
-    return f"{most}{rounds}, steps {hjb.first_step}:{hjb.last_step}"
+    return f"{hjb.rounds}, steps {hjb.first_step}:{hjb.last_step}"
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:

@@ -54,16 +54,17 @@ def decode_bytes(vae: AutoencoderKLTemporalDecoder, pixels: int, device: torch.d
 
 
 def decode_video(
-    models: Models, latents: Tensor, *, on_chunk: Callable[[int, int], None] | None = None,
+    models: Models, latents: Tensor, *, chunk: int = CHUNK, on_chunk: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """A finished clip's latents [F, 4, h, w] to frames on the CPU, as decode_latents makes them; large networks leave
     the card where it needs the room."""
     pixels = latents.shape[-2:].numel() * cell_size(models.vae) ** 2
-    with models.on_device(room=min(CHUNK, len(latents)) * decode_bytes(models.vae, pixels)):
+    with models.on_device(room=min(chunk, len(latents)) * decode_bytes(models.vae, pixels)):
         return decode_latents(
-            models.vae, latents, keep_on="cpu", on_chunk=on_chunk, on_note=on_note, make_room=models.make_room
-        )
+            models.vae, latents, chunk=chunk, keep_on="cpu", on_chunk=on_chunk, on_note=on_note,
+            make_room=models.make_room,
+        )  # fmt: skip
 
 
 def decode_latents(

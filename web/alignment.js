@@ -15,6 +15,7 @@ const HEIGHT = 470;
 const WIDTH = 420; // of a new node
 const NUDGES = ["nudge_x", "nudge_y", "nudge_scale", "nudge_rotate"];
 const NEUTRAL = [0, 0, 1, 0];
+const SETTINGS = ["method", "fit", "proportions", ...NUDGES]; // what the result depends on
 const RECOMMENDED = "learned"; // on motion whose right place is known it is the nearest by far
 // What a method is, in a word or two. How near its joints come is no measure of it, so cells do not say that.
 const ROLES = {
@@ -174,10 +175,11 @@ class AlignmentView {
     return nudged(this.shown.joints[index], this.nudge, this.shown.pivot, this.view.unit);
   }
 
-  /** What a run would do differently from the last one. */
+  /** Whether a run would do something else than the last one. */
   get pending() {
-    const { method, nudge } = this.view;
-    return this.widget("method")?.value !== method || this.nudge.some((value, i) => Math.abs(value - nudge[i]) > 1e-6);
+    const ran = { ...this.view, ...Object.fromEntries(NUDGES.map((name, i) => [name, this.view.nudge[i]])) };
+    const differ = (one, other) => (typeof one === "number" ? Math.abs(one - other) > 1e-6 : one !== other);
+    return SETTINGS.some((name) => this.widget(name) && differ(this.widget(name).value, ran[name]));
   }
 
   /** Show what the server sent, and remember a part of it; the picture is there until the server stops. */
@@ -575,7 +577,7 @@ app.registerExtension({
     chain(node, "onExecuted", (output) => output?.alignment?.[0] && view.show(output.alignment[0]));
     chain(node, "onConfigure", () => view.restore());
     chain(node, "onRemoved", () => view.pause());
-    for (const name of ["method", ...NUDGES]) {
+    for (const name of SETTINGS) {
       const widget = view.widget(name);
       if (widget) chain(widget, "callback", view.redraw);
     }

@@ -2,12 +2,14 @@
 //
 // The server tells it in events (nodes/desk.py): one "start", a "likeness" per measurement, one "end". They come live
 // and, all of them again, as the node's output, which ComfyUI repeats when nothing had to run. What is drawn is
-// remembered until the page's tab is closed (similarities in thousandths, at most 64 frames); no file gets it.
+// remembered until the page's tab is closed (similarities in thousandths, at most 64 frames), and with it what the run
+// before came to, to be compared with; no file gets it.
 
 import { app } from "../../scripts/app.js";
 import {
   COLOURS, addCanvas, chain, font, heat, listen, onBreak, picture, remember, remembered, runsElsewhere, write,
 } from "./common.js";
+import { comparison, earlier, known, lastRun, optimised, said } from "./runs.js";
 import { say } from "./texts.js";
 
 const NODE = "StableAnimatorSample";
@@ -16,16 +18,15 @@ const HEIGHT = 304;
 const FACE = 52; // px, a face in the header
 const WIDTH = 400; // of a new node
 const NAME = "identity";
+const [LAST, DASHES] = ["#a9b4ff", [3, 3]]; // of the last run's curve
 
 const thousandths = (values) => values.map((value) => (value === null ? null : Math.round(1000 * value)));
-const said = (value) => (value / 1000).toFixed(2);
-const known = (values) => (values ?? []).filter((value) => value !== null);
 
 /** What is known after one more event. A "start" forgets all before it. */
 export function hear(history, event) {
   if (event.kind === "start") {
-    const { prompt_id = null, steps, first, refined, iterations, frames, seconds, face } = event;
-    return { prompt_id, steps, first, refined, iterations, frames, seconds, face, state: "running", rows: {} };
+    const { prompt_id = null, steps, first, hjb, frames, seconds, face } = event;
+    return { prompt_id, steps, first, hjb, frames, seconds, face, state: "running", rows: {} };
   }
   if (event.kind === "end") return { ...history, state: "done", seconds: event.seconds };
   const row = (history.rows[event.step] ??= { refined: event.phase !== "alone", means: [] });
@@ -40,11 +41,12 @@ export function hear(history, event) {
 /** Where everything lies: the curve above the heat strip, both over the same steps. */
 function layout(history, width, height) {
   const [left, right, top] = [34, width - 30, 96];
-  const bottom = height - 36;
+  const bottom = height - 49;
   const split = Math.round(top + (bottom - top) * 0.52);
   const step = (right - left) / history.steps;
   const rows = Object.values(history.rows);
-  const lowest = Math.min(...rows.flatMap((row) => [...row.means, ...known(row.before), ...known(row.after)]));
+  const values = rows.flatMap((row) => [...row.means, ...known(row.before), ...known(row.after)]);
+  const lowest = Math.min(...values, ...known(lastRun(history)?.means));
   const low = Number.isFinite(lowest) ? Math.min(Math.floor(lowest / 200) * 200, 800) : 0;
   return {
     left, right, width, height, step, low,
@@ -81,22 +83,24 @@ function paintHeader(context, history, { width }, redraw) {
   }
   const big = { size: 22, weight: 600 };
   const [before, now] = [row.means[0], row.means[row.means.length - 1]];
-  write(context, said(before), x, 31, { ...big, colour: row.refined ? COLOURS.plain : COLOURS.ink });
+  write(context, said(before), x, 27, { ...big, colour: row.refined ? COLOURS.plain : COLOURS.ink });
   if (row.means.length > 1) {
     const after = x + context.measureText(said(before)).width + 7;
-    write(context, `→ ${said(now)}`, after, 31, { ...big, colour: COLOURS.good });
+    write(context, `→ ${said(now)}`, after, 27, { ...big, colour: COLOURS.good });
   }
-  write(context, meaning(history, row), x, 49, { colour: COLOURS.faint, room });
+  write(context, meaning(history, row), x, 43, { colour: COLOURS.faint, room });
   const worst = { frame: row.worst, value: said(Math.min(...known(row.after ?? row.before))) };
-  write(context, say("worstFrameIs", worst), x, 65, { colour: COLOURS.bad, room });
+  write(context, say("worstFrameIs", worst), x, 58, { colour: COLOURS.bad, room });
+  write(context, comparison(history), x, 73, { colour: COLOURS.ink, room });
 }
 
 /** What the number above it is: the mean of which step. */
 function meaning(history, row) {
   const running = history.state === "running";
-  if (running && row.refined) return say("meanInIteration", history);
+  const { iterations, steps } = history.hjb;
+  if (running && row.refined) return say("meanInIteration", { ...history, iterations });
   if (running || history.step < history.steps - 1) return say("meanInStep", history);
-  const step = history.refined?.[0];
+  const step = steps?.[0];
   const start = history.rows[step]?.means[0];
   return start === undefined ? say("meanAtEnd") : say("meanAtEndOfHjb", { before: said(start), step });
 }
@@ -106,8 +110,8 @@ function paintGrid(context, history, area) {
   context.fillStyle = COLOURS.panel;
   context.fillRect(left, curve.top, right - left, curve.bottom - curve.top);
   context.fillRect(left, strip.top, right - left, strip.bottom - strip.top);
-  if (history.refined) {
-    const [first, last] = history.refined;
+  if (history.hjb.steps) {
+    const [first, last] = history.hjb.steps;
     context.fillStyle = "#4fd1b518";
     context.fillRect(x(first), curve.top, (last - first + 1) * step, curve.bottom - curve.top);
     write(context, "HJB", x(first) + 4, curve.top + 10, { colour: COLOURS.good, size: 9 });
@@ -138,6 +142,17 @@ function line(context, points, colour, width) {
   context.stroke();
 }
 
+/** What the last run came to in each step, below the curve. */
+function paintLastRun(context, history, { x, y }) {
+  const last = lastRun(history);
+  if (!last) return;
+  const [from, to] = last.hjb.steps ?? [Infinity, -Infinity];
+  const points = last.means.map((mean, step) => [x(step + (from <= step && step <= to ? 0.9 : 0.5)), mean]);
+  context.setLineDash(DASHES);
+  line(context, points.filter(([, mean]) => mean !== null).map(([px, mean]) => [px, y(mean)]), LAST, 1);
+  context.setLineDash([]);
+}
+
 function dot(context, [px, py], colour, radius) {
   context.fillStyle = colour;
   context.beginPath();
@@ -151,7 +166,7 @@ function paintCurve(context, history, { left, right, curve, x, y, step }) {
   const worst = [];
   const all = [];
   for (const [number, row] of rows) {
-    const points = row.means.map((value, index) => [x(number + within(row, index, history.iterations)), y(value)]);
+    const points = row.means.map((value, index) => [x(number + within(row, index, history.hjb.iterations)), y(value)]);
     all.push(...points);
     if (known(row.before).length) worst.push([points[0][0], y(Math.min(...known(row.before)))]);
     if (row.after) worst.push([points[points.length - 1][0], y(Math.min(...known(row.after)))]);
@@ -159,14 +174,17 @@ function paintCurve(context, history, { left, right, curve, x, y, step }) {
   line(context, worst, `${COLOURS.bad}aa`, 1);
   line(context, all, `${COLOURS.ink}70`, 1);
   for (const [number, row] of rows) {
-    const points = row.means.map((value, index) => [x(number + within(row, index, history.iterations)), y(value)]);
+    const points = row.means.map((value, index) => [x(number + within(row, index, history.hjb.iterations)), y(value)]);
     if (points.length > 1) {
       line(context, points, COLOURS.good, 2);
       dot(context, points[points.length - 1], COLOURS.good, radius);
     }
     dot(context, points[0], COLOURS.plain, radius);
   }
-  const y0 = curve.top - 5;
+  paintLegend(context, history, { left, right, y0: curve.top - 5 });
+}
+
+function paintLegend(context, history, { left, right, y0 }) {
   let end = right;
   const { bad, good, plain } = COLOURS;
   for (const [text, colour] of [[say("worstFrame"), bad], [say("afterHjb"), good], [say("mean"), plain]]) {
@@ -175,7 +193,18 @@ function paintCurve(context, history, { left, right, curve, x, y, step }) {
     dot(context, [end + 3, y0 - 3], colour, 2);
     end -= 10;
   }
-  write(context, say("similarity"), left, y0, { colour: COLOURS.faint, size: 9 });
+  if (lastRun(history)) {
+    const text = say("lastRun");
+    write(context, text, end, y0, { colour: LAST, size: 9, align: "right" });
+    end -= context.measureText(text).width + 4;
+    context.setLineDash(DASHES);
+    line(context, [[end - 11, y0 - 3], [end, y0 - 3]], LAST, 1);
+    context.setLineDash([]);
+    end -= 19;
+  }
+  const name = say("similarity");
+  context.font = font(9);
+  if (left + context.measureText(name).width < end) write(context, name, left, y0, { colour: COLOURS.faint, size: 9 });
 }
 
 function paintStrip(context, history, { left, right, low, strip, x, step }) {
@@ -248,8 +277,16 @@ function place(history, area, pointer) {
   return { step, frame: down >= 0 ? Math.min(Math.floor(down * (last + 1)), last) : null };
 }
 
-/** One line about a step, or about a frame in it. */
-function sentence(history, { step, frame }) {
+/** One line about a step, or about a frame in it, and what it was in the last run. */
+export function sentence(history, over) {
+  const { step, frame } = over;
+  const last = lastRun(history);
+  const value = frame === null ? last?.means[step] : step === history.steps - 1 ? last?.csim[frame] : null;
+  const text = presently(history, over);
+  return (value ?? null) === null ? text : say("andLastRun", { text, value: said(value) });
+}
+
+function presently(history, { step, frame }) {
   const row = history.rows[step];
   if (!row) return say("notMeasured", { step });
   const value = (values, whole) => (frame === null ? whole : values?.[frame]);
@@ -293,6 +330,7 @@ function paint(context, width, height, history, pointer, redraw) {
   const area = layout(history, width, height);
   paintHeader(context, history, area, redraw);
   paintGrid(context, history, area);
+  paintLastRun(context, history, area);
   paintCurve(context, history, area);
   paintStrip(context, history, area);
   paintUnmeasured(context, history, area);
@@ -303,8 +341,11 @@ function paint(context, width, height, history, pointer, redraw) {
     context.lineWidth = 1;
     context.strokeRect(area.x(over.step), area.curve.top, area.step, area.strip.bottom - area.curve.top);
   }
-  const text = over ? sentence(history, over) : outcome(history);
-  write(context, text, 10, height - 7, { colour: over ? COLOURS.ink : COLOURS.faint, size: 11, room: width - 20 });
+  const compared = pointer && pointer.y < area.curve.top && comparison(history); // the header may have cut it
+  const pointed = over ? sentence(history, over) : compared;
+  write(context, optimised(history.hjb), 10, height - 21, { colour: COLOURS.faint, size: 11, room: width - 20 });
+  const colour = pointed ? COLOURS.ink : COLOURS.faint;
+  write(context, pointed || outcome(history), 10, height - 7, { colour, size: 11, room: width - 20 });
 }
 
 const scopes = new WeakMap(); // node -> { hear(event), stop() }
@@ -318,7 +359,7 @@ listen("stableanimator.left", (node, left) => scopes.get(node)?.count(left));
 onBreak((prompt) => live?.stop(prompt));
 
 function addScope(node) {
-  const state = { history: null, pointer: null };
+  const state = { history: null, before: null, pointer: null }; // before: the history before this run's
   const { canvas, widget, redraw } = addCanvas(node, NAME, HEIGHT, (context, width, height) =>
     paint(context, width, height, state.history, state.pointer, redraw),
   );
@@ -337,15 +378,22 @@ function addScope(node) {
     state.history = history;
     redraw();
   };
+  const begin = (history) => {
+    state.before = state.history;
+    return compare(history);
+  };
+  const compare = (history) => ({ ...history, last: earlier(state.before, history) });
   const finish = (history) => {
     remember(node, NAME, history);
     draw(history);
   };
   scopes.set(node, {
     hear(event) {
-      if (event.kind === "start") draw((event.kept ?? []).reduce(hear, hear(null, event)));
+      if (event.kind === "start") draw(begin((event.kept ?? []).reduce(hear, hear(null, event))));
       else if (state.history?.prompt_id === event.prompt_id) {
-        (event.kind === "end" ? finish : draw)(hear(state.history, event));
+        const history = hear(state.history, event);
+        if (event.kind === "end") finish(compare(history));
+        else draw(history);
       }
     },
     count(left) {
@@ -357,9 +405,12 @@ function addScope(node) {
     },
   });
   chain(node, "onExecuted", (output) => {
-    if (output?.identity?.length && !runsElsewhere()) finish(output.identity.reduce(hear, null));
+    if (output?.identity?.length && !runsElsewhere()) finish(begin(output.identity.reduce(hear, null)));
   });
-  chain(node, "onConfigure", () => draw(remembered(node, NAME)));
+  chain(node, "onConfigure", () => {
+    const history = remembered(node, NAME);
+    draw(history?.hjb ? history : null); // one without is an earlier version's
+  });
 
   const switched = node.widgets.find(({ name }) => name === "identity_scope");
   const show = () => {

@@ -53,10 +53,7 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
         **describe_system(),
         "device": installation.device,
         "memory_gib": installation.memory_gib,
-        "memory_plans": [
-            {"size": list(size), **plan.record(), "command_line": alone.record()}
-            for size, (plan, alone) in plans.items()
-        ],
+        "memory_plans": [{"size": list(size), **plan.record()} for size, plan in plans.items()],
         "packages": installation.packages,
         "models": installation.models,
         "weights": installation.weights,
@@ -67,9 +64,9 @@ def doctor_command(args: argparse.Namespace, report: Report) -> dict:
     return result
 
 
-def plan_for(device: dict) -> "dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]":
-    """What the published model takes of this machine's card, by size, in ComfyUI and on the command line, as
-    plan_published says; nothing without a GPU that torch can use.
+def plan_for(device: dict) -> "dict[tuple[int, int], MemoryPlan]":
+    """What the published model takes of this machine's card, by size, as plan_published says; nothing where torch can
+    use no GPU.
 
     device: of check_installation.
     """
@@ -141,7 +138,7 @@ def _places(args: argparse.Namespace) -> "Places | None":
 
 def _print(
     result: dict, installation: Installation, findings: Sequence[Finding],
-    plans: "dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]", report: Report,
+    plans: "dict[tuple[int, int], MemoryPlan]", report: Report,
 ) -> None:  # fmt: skip
     device = result["device"]
     report.line(f"StableAnimator++ {result['version']}, Python {result['python']}, {result['platform']}")
@@ -159,10 +156,8 @@ def _print(
         report.line(f"weights {name}: {'complete' if group['complete'] else count}")
     if "gpu" not in device:
         report.line("memory of a GPU: not planned, none is here that torch can use")
-    for (width, height), (plan, alone) in plans.items():
+    for (width, height), plan in plans.items():
         report.line(f"model v1 at {width}x{height}: {_needed(plan)}")
-        if alone.turns:
-            report.line(f"  on the command line: {_needed(alone)}")
     for finding in sorted(findings, key=lambda finding: finding.level):  # problems last, where one looks
         for line in finding.lines:
             report.line(line)

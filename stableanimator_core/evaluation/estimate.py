@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 
 from ..alignment import align
 from ..errors import FaceError, InputError
@@ -24,7 +23,6 @@ from ..preflight import Finding, check_files, check_installation, check_job, dis
 from ..trail import StepSeconds
 from ..vae import CHUNK, cell_size, decode_video
 from ..weights import V1_CONFIG, ModelConfig, Models, Places
-from ..weights.networks import build_models
 from ..windows import context_windows
 from .bench import peak_gib, synchronize
 from .plan import MemoryPlan, counted, describe_plan, is_published, plan_memory, refined_steps, remedy
@@ -107,27 +105,17 @@ class Estimate(NamedTuple):
     peak_gib: float | None  # the most that tensors took on the card; None where there is no CUDA
 
 
-def outlined(config: ModelConfig, dtype: torch.dtype) -> Models:
-    """A model's networks without any weights, in no memory: enough for a report that measures nothing."""
-    with init_empty_weights():
-        models = build_models(config)
-    for part in models.parts().values():
-        part.to(dtype)
-    return models
-
-
 def report_job(
     models: Models, job: Job, places: Places, *, measure: bool = False,
-    load: Callable[[MemoryPlan], None] | None = None, on_forward: Callable[[], None] | None = None,
-    missing: Sequence[Finding] | None = None, remarks: Sequence[str] = (),
-    speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None, device: torch.device | None = None,
+    on_forward: Callable[[], None] | None = None, missing: Sequence[Finding] | None = None,
+    remarks: Sequence[str] = (), speed: Callable[[SamplingConfig, HJBConfig], Speed | None] | None = None,
 ) -> str:  # fmt: skip
     """Everything that an artist should know before a long run: what stands in its way, its work, memory and time.
 
-    measure: make a short trial for the time, unless something waits for missing files; `load` brings the networks onto
-    the card for it, on_forward is called before every UNet call of it. Else models may be `outlined`.
+    measure: make a short trial for the time, unless something waits for missing files; on_forward is called before
+    every UNet call of it. Else models may be `outlined`.
     missing: what is known of files that are not here; None: those of the model are looked for.
-    remarks: on the job, told as they are. speed: what earlier runs with such settings took. device: as in plan_memory.
+    remarks: on the job, told as they are. speed: what earlier runs with such settings took.
     """
     config = models.config
     installation = check_installation(places if config == V1_CONFIG else None)  # others need no published file
@@ -148,15 +136,13 @@ def report_job(
         motion = job.placed
         faces = None if motion is None else place_motion(config, motion, settings, range(motion.frames))[2]
         card = installation.device.get("gpu_memory_gib")
-        plan = plan_memory(models, settings, hjb, faces, card, device=device)
+        plan = plan_memory(models, settings, hjb, faces, card)
         pixels = 0 if motion is None else motion.frames * settings.width * settings.height
         ahead = [describe_work(config, settings, hjb, motion), describe_memory(models, plan, pixels)]
         findings += check_memory(models, plan)
         if measure and job.waiting:
             told = "not measured before the missing files are here"
         elif measure:
-            if load is not None:
-                load(plan)
             told, found = _measured(models, job, settings, hjb, motion, on_forward)
             findings += found
         else:
@@ -224,18 +210,18 @@ def check_waiting(job: Job) -> list[Finding]:
 
 
 def check_memory(models: Models, plan: MemoryPlan) -> list[Finding]:
-    """A note where the card is too small for the job, or for doing as much of it at once as usual."""
+    """A note where the card is too small for the job, or for doing it as on a large one."""
     if not is_published(models) or plan.card is None:
         return []
-    smaller = describe_plan(plan)
+    otherwise = describe_plan(plan)
     what = f"memory: the job takes about {plan.peak:.1f} GiB at least, the card has {plan.card:.1f} GiB"
     if not plan.fits:
         return [Finding("note", what, remedy(plan))]
-    if not smaller:
+    if not otherwise:
         return []
-    what = f"memory: as the card has {plan.card:.1f} GiB, {' and '.join(smaller)}"
-    fix = "none is needed, the run does so by itself; fewer frames at once change the result a little"
-    return [Finding("note", what, fix)]
+    what = f"memory: as the card has {plan.card:.1f} GiB, {' and '.join(otherwise)}"
+    result = "the result is the same" if plan.exact else "fewer frames at once change the result a little"
+    return [Finding("note", what, f"none is needed, the run does so by itself; {result}")]
 
 
 def describe_work(config: ModelConfig, settings: SamplingConfig, hjb: HJBConfig, motion: Poses | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,9 +18,9 @@ from ..hjb_settings import HJBConfig, StepSettings
 from ..memory import CUDA_GIB, GIB
 from ..pipeline import SamplingConfig
 from ..vae import CHUNK, LEAST_TILE, cell_size, decode_bytes, encode_bytes
-from ..weights import V1_CONFIG, Models
+from ..weights import V1_CONFIG, ModelConfig, Models
 from ..weights.networks import build_models
-from ..weights.turns import HEAVY, SPARE_BYTES, Turns, bytes_of
+from ..weights.turns import HEAVY, SPARE_BYTES, bytes_of
 
 SPARE_GIB = 1.0  # of a card, for everything else
 TURNS_SPARE_GIB = CUDA_GIB + SPARE_BYTES / GIB  # of a card; where less is left, a network leaves
@@ -61,11 +60,6 @@ class MemoryPlan(NamedTuple):
         return max(self.unet, self.hjb)
 
     @property
-    def beside(self) -> float:
-        """The most beside the networks, with decoding."""
-        return max(self.sampling, self.decode)
-
-    @property
     def peak(self) -> float:
         """The most at any time."""
         held = self.held
@@ -75,6 +69,12 @@ class MemoryPlan(NamedTuple):
     def turns(self) -> bool:
         """Whether networks leave the card for one another."""
         return min(self.held) < self.networks
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result is a large card's: what is decoded at once is what was asked for."""
+        asked, made = (self.hjb_asked, self.decode_asked), (self.hjb_chunk, self.decode_chunk)
+        return asked == made and self.tile is None
 
     @property
     def fits(self) -> bool:
@@ -96,18 +96,16 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(
-    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float | None,
-    *, device: torch.device | None = None,
-) -> MemoryPlan:  # fmt: skip
+    models: Models, settings: SamplingConfig, hjb: HJBConfig, faces: FaceBoxes | None, card_gib: float | None
+) -> MemoryPlan:
     """The plan of a job on a card with so much memory in all; None lets every stage take what it likes.
 
     faces: of the output, in its pixels; None where the motion is not known. It says what the run does by itself: the
     face optimisation decodes as many faces at once as fit, and both guidance and decoding step down when memory runs
     out; networks that take turns leave where they are not needed and room is. Right for the published model's sizes, in
     proportion to channels and precision for others.
-    device: that the networks will compute on, which says whether kernels are fused; None where they are on it already.
     """
-    vae, pixels, device = models.vae, settings.width * settings.height, device or models.device
+    vae, pixels, device = models.vae, settings.width * settings.height, models.device
     card = _Card(models, card_gib)
     encode = encode_bytes(vae, pixels)
     conditioning = card.enter("image_encoder", room=encode)
@@ -194,31 +192,31 @@ def plan_decoding(
     return most, tile, most * part * frame / GIB
 
 
-def plan_published(card_gib: float, device: torch.device) -> dict[tuple[int, int], tuple[MemoryPlan, MemoryPlan]]:
+def plan_published(card_gib: float, device: torch.device) -> dict[tuple[int, int], MemoryPlan]:
     """The published model with its own settings, in half precision, on this device: plans for each size (width, height)
-    that it was trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side.
-
-    The first is ComfyUI's, where Sample keeps all networks on the card; by the second, the command line's, they take
-    turns.
-    """
-    with init_empty_weights():
-        models = build_models(V1_CONFIG)
-    for part in models.parts().values():
-        part.half()
-    in_turns = replace(models, turns=Turns(device))
+    that it was trained at, for USUAL_FRAMES frames of somebody whose face is USUAL_FACE of the shorter side."""
+    models = outlined(V1_CONFIG, torch.float16, device)
     plans = {}
     for width, height in V1_CONFIG.trained_sizes:
         settings = SamplingConfig.for_model(V1_CONFIG, width=width, height=height)
         side = USUAL_FACE * min(width, height)
         box = torch.tensor([(width - side) / 2, height / 8, (width + side) / 2, height / 8 + side])
         faces = FaceBoxes(box.repeat(USUAL_FRAMES, 1), torch.ones(USUAL_FRAMES, dtype=torch.bool))
-        given = settings, HJBConfig(**V1_CONFIG.hjb), faces, card_gib
-        plans[width, height] = tuple(plan_memory(each, *given, device=device) for each in (models, in_turns))
+        plans[width, height] = plan_memory(models, settings, HJBConfig(**V1_CONFIG.hjb), faces, card_gib)
     return plans
 
 
+def outlined(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Models:
+    """A model's networks without any weights, in no memory, as they would be on this device: enough for plans."""
+    with init_empty_weights():
+        models = build_models(config)
+    for part in models.parts().values():
+        part.to(dtype)
+    return models.taking_turns(device)
+
+
 def describe_plan(plan: MemoryPlan) -> list[str]:
-    """What is done in smaller pieces than is asked for, so that the job fits."""
+    """What is done otherwise than on a large card, so that the job fits."""
     told = []
     if plan.turns:
         told.append("networks take turns on the card")

@@ -50,10 +50,14 @@ class Models:
             module.to(device)
         return self
 
-    def taking_turns(self) -> Models:
-        """The same networks, on a CUDA device free to leave it for one another; elsewhere self. Not for training."""
-        device = next(self.vae.parameters()).device
-        return replace(self, turns=Turns(device)) if device.type == "cuda" else self
+    def taking_turns(self, device: torch.device | None = None) -> Models:
+        """The same networks, on a CUDA device free to leave it for one another; elsewhere self. Not for training.
+
+        device: that they will be on; None: where they are.
+        """
+        device = device or next(self.vae.parameters()).device
+        heavy = [getattr(self, name) for name in HEAVY]
+        return replace(self, turns=Turns(device, heavy)) if device.type == "cuda" else self
 
     @contextmanager
     def on_device(self, *names: str, room: float = 0.0) -> Iterator[None]:
@@ -65,27 +69,23 @@ class Models:
         if self.turns is None:
             yield
         else:
-            with self.turns.holding([getattr(self, name) for name in names], self._heavy, room):
+            with self.turns.holding([getattr(self, name) for name in names], room):
                 yield
 
     def make_room(self) -> bool:
         """Give the device memory of networks that no block of `on_device` wants; whether there were any."""
-        return self.turns is not None and self.turns.make_room(self._heavy)
+        return self.turns is not None and self.turns.make_room()
 
     def gain(self, *names: str) -> int:
         """How many more bytes than now are free within `on_device(*names)` at most; may be below 0."""
         if self.turns is None:
             return 0
-        return self.turns.gain([getattr(self, name) for name in names], self._heavy)
+        return self.turns.gain([getattr(self, name) for name in names])
 
     def bytes_here(self) -> int:
         """What the networks take that are on the device now."""
-        away = [] if self.turns is None else [part for part in self._heavy if not self.turns.holds(part)]
+        away = [] if self.turns is None else [part for part in self.turns.networks if not self.turns.holds(part)]
         return sum(bytes_of(part) for part in self.parts().values() if part not in away)
-
-    @property
-    def _heavy(self) -> list[nn.Module]:
-        return [getattr(self, name) for name in HEAVY]
 
     @property
     def device(self) -> torch.device:

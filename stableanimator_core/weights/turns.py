@@ -21,42 +21,46 @@ class Turns:
     A network that is wanted comes, and those that are not wanted leave only where there is no room for both.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, networks: Sequence[nn.Module]):
+        self.device, self.networks = device, networks
         self.moved = 0  # bytes so far, both ways
         self._wanted: list[nn.Module] = []  # by blocks that run
 
     @contextmanager
-    def holding(self, wanted: Sequence[nn.Module], among: Sequence[nn.Module], room: float) -> Iterator[None]:
-        """Within the block `wanted` are on the device, beside about so many free bytes if those of `among` that nobody
-        wants can make them.
+    def holding(self, wanted: Sequence[nn.Module], room: float) -> Iterator[None]:
+        """Within the block `wanted` are on the device, beside about so many free bytes if those that nobody wants can
+        make them.
 
         Raises torch.OutOfMemoryError for a network that does not fit.
         """
         self._wanted += wanted
         try:
-            missing = sum(bytes_of(network) for network in wanted if not self.holds(network))
-            if missing + room + SPARE_BYTES > self.free():
-                self.make_room(among)
-            for network in wanted:
-                self._bring(network, among)
+            self.bring(wanted, room)
             yield
         finally:
             for network in wanted:
                 self._wanted.remove(network)
 
-    def make_room(self, among: Sequence[nn.Module]) -> bool:
+    def bring(self, wanted: Sequence[nn.Module], room: float) -> None:
+        """Move these to the device, as `holding` says."""
+        missing = sum(bytes_of(network) for network in wanted if not self.holds(network))
+        if missing + room + SPARE_BYTES > self.free():
+            self.make_room()
+        for network in wanted:
+            self._bring(network)
+
+    def make_room(self) -> bool:
         """Send those that nobody wants to main memory; whether there were any."""
-        leaving = [network for network in among if self.holds(network) and network not in self._wanted]
+        leaving = [network for network in self.networks if self.holds(network) and network not in self._wanted]
         for network in leaving:
             self.move(network, MAIN_MEMORY)
         if leaving:
             torch.cuda.empty_cache()
         return bool(leaving)
 
-    def gain(self, wanted: Sequence[nn.Module], among: Sequence[nn.Module]) -> int:
+    def gain(self, wanted: Sequence[nn.Module]) -> int:
         """How many more bytes would be free if `wanted` were on the device and the others not; may be below 0."""
-        leaving = sum(bytes_of(network) for network in among if self.holds(network) and network not in wanted)
+        leaving = sum(bytes_of(network) for network in self.networks if self.holds(network) and network not in wanted)
         return leaving - sum(bytes_of(network) for network in wanted if not self.holds(network))
 
     def free(self) -> float:
@@ -73,9 +77,9 @@ class Turns:
         self.moved += bytes_of(network)
         return network.to(device)
 
-    def _bring(self, network: nn.Module, among: Sequence[nn.Module]) -> None:
+    def _bring(self, network: nn.Module) -> None:
         while not self.holds(network) and attempt(self.move, network, self.device) is None:
-            if not self.make_room(among):
+            if not self.make_room():
                 self.move(network, MAIN_MEMORY)  # what had come of it
                 raise torch.OutOfMemoryError(
                     f"{type(network).__name__}: its {bytes_of(network) / GIB:.1f} GiB do not fit on {self.device}; "

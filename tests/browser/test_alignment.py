@@ -38,6 +38,8 @@ PLAYERS = """() => {
         stop(id);
     };
 }"""
+SETTING = """name => app.graph.nodes.find((node) => node.type === "StableAnimatorAlignPoses").widgets
+    .find((widget) => widget.name === name).value"""
 # How clearly what the last run said is to be read.
 CLEAR = """() => app.graph.nodes.find((node) => node.type === "StableAnimatorAlignPoses").widgets
     .find(({ name }) => name === "notes").element.style.opacity"""
@@ -179,6 +181,17 @@ def test_a_cached_run_draws_in_a_fresh_graph_and_the_server_nudges_as_the_page_d
     motion = motion.slice(0, 4)
     expected = nudged(align(motion, body, "svd"), body, Nudge(*nudge.values())).residual
     np.testing.assert_allclose(told, expected, atol=0.1)
+
+
+@pytest.mark.parametrize(("widget", "other"), [("method", "none"), ("fit", "smooth"), ("proportions", True)])
+def test_what_the_last_run_said_fades_while_the_settings_are_others(aligned, widget, other):
+    ran = aligned.js(SETTING, widget)
+    for value, clear in ((other, "0.4"), (ran, "1")):
+        aligned.set(ALIGN, widget, value)
+        aligned.page.wait_for_function(f"clear => ({CLEAR})() === clear", arg=clear)
+    aligned.set(ALIGN, widget, other)
+    assert aligned.run().succeeded
+    aligned.page.wait_for_function(f"() => ({CLEAR})() === '1'")
 
 
 def test_the_recommended_method_comes_first_and_distances_rank_nothing(aligned):

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import pytest
 from desk import Desk
 
+from stableanimator_core.hjb_settings import CURVES, HJBConfig, describe, resolve
+
 EVENT = "stableanimator.identity"
 SAMPLE = "StableAnimatorSample"
 KEPT = """async () => {
@@ -19,6 +21,27 @@ OUTCOME = """async (history) => {
     const { outcome } = await import("/extensions/StableAnimator/scope.js");
     return outcome(history);
 }"""
+IN_WORDS = """async (told) => {
+    const { optimised } = await import("/extensions/StableAnimator/runs.js");
+    return told.map(optimised);
+}"""
+# The run that each history is compared with, the one before it being the history before.
+COMPARED = """async (histories) => {
+    const { earlier, lastRun } = await import("/extensions/StableAnimator/runs.js");
+    return histories.map((history, i) => {
+        history.last = earlier(histories[i - 1] ?? null, history);
+        return lastRun(history)?.means ?? null;
+    });
+}"""
+COMPARISON = """async (history) => {
+    const { comparison } = await import("/extensions/StableAnimator/runs.js");
+    return comparison(history);
+}"""
+SENTENCES = """async ([history, places]) => {
+    const { sentence } = await import("/extensions/StableAnimator/scope.js");
+    return places.map(([step, frame]) => sentence(history, { step, frame }));
+}"""
+WIDE = "() => app.graph.getNodeById(5).setSize([440, 900])"
 HEIGHT = "() => app.graph.nodes.find((node) => node.type === 'StableAnimatorSample').size[1]"
 UNDO_STEPS = """() => {
     const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
@@ -146,6 +169,108 @@ def test_a_change_of_the_face_optimisation_runs_the_tail_alone(sampled):
     kept = sampled.js(KEPT)
     assert sorted(kept["rows"]) == ["0", "1", "2", "3", "4"]
     assert len(kept["rows"]["2"]["means"]) == 4
+
+
+def ends(history: dict) -> list[int]:
+    """The mean at each step's end."""
+    return [history["rows"][str(step)]["means"][-1] for step in range(history["steps"])]
+
+
+def test_two_runs_are_compared_and_the_cached_one_is_the_same_run(desk):
+    desk.speak("en")
+    desk.load(graph())
+    desk.set(SAMPLE, "seed", 506)
+    runs = []
+    for iterations in (2, 4):
+        desk.set("StableAnimatorHJBOptions", "iterations", iterations)
+        assert desk.run().succeeded
+        runs.append(desk.js(KEPT))
+    first, second = runs
+    assert first["last"] is None
+    assert second["last"]["means"] == ends(first) and second["last"]["csim"] == first["rows"]["4"]["before"]
+    now, last = (f"{history['rows']['4']['means'][-1] / 1000:.2f}" for history in runs[::-1])
+    said = f"now {now}, last run {last} (2 iterations)"
+    assert desk.js(COMPARISON, second) == said
+    desk.js(WIDE)
+    assert {said, "last run", "HJB: 4 iterations, steps 2 to 3, rate 0.1, falling"} <= desk.written()
+    assert "means" not in json.dumps(desk.saved()), "nothing of it gets into a file"
+    assert "5" in desk.run().of("execution_cached")[0]["nodes"]
+    assert desk.js(KEPT)["last"] == second["last"], "told again, it is no other run"
+    desk.open()
+    desk.page.wait_for_selector(".dom-widget canvas", state="attached")
+    assert {said, "last run"} <= desk.written()
+
+
+HISTORY = {
+    "state": "done", "steps": 2, "frames": [0, 5], "step": 1, "rows": {"0": {"means": [100], "before": [90, 110]}},
+    "hjb": {"iterations": 3, "steps": [1, 1], "lr": 0.1, "strength": "even", "stop": "count"},
+}  # fmt: skip
+
+
+def ended(*means: int, before: tuple = (200, None), after: tuple = (300, None), **other) -> dict:
+    """The history of a run of two steps and two frames, one without a face."""
+    row = {"refined": True, "means": list(means), "before": list(before), "after": list(after)}
+    return HISTORY | {"rows": HISTORY["rows"] | {"1": row}} | other
+
+
+def test_the_last_run_is_the_last_finished_one_of_the_same_frames_and_steps(desk):
+    one, two, draft = ended(200, 300), ended(200, 400), ended(200, 350, frames=[0])
+    assert desk.js(COMPARED, [one, two]) == [None, [100, 300]]
+    assert desk.js(COMPARED, [one, two, two, two])[1:] == [[100, 300]] * 3, "a run that is told again is the same"
+    assert desk.js(COMPARED, [one, two, one]) == [None, [100, 300], [100, 400]]
+    assert desk.js(COMPARED, [one, draft, two]) == [None, None, [100, 300]]
+    assert desk.js(COMPARED, [one, ended(200, 500, state="stopped"), two])[1:] == [[100, 300]] * 2
+    unmeasured = HISTORY | {"rows": {}}
+    assert desk.js(COMPARED, [one, unmeasured, two])[2] == [100, 300]
+    changed = one | {"hjb": HISTORY["hjb"] | {"lr": 0.2}}
+    assert desk.js(COMPARED, [one, changed])[1] == [100, 300], "a change that did nothing is shown, too"
+
+
+@pytest.mark.parametrize(
+    "last, how",
+    [
+        ({}, "same HJB"),
+        ({"lr": 0.05, "steps": [0, 1]}, "steps 0 to 1, rate 0.05"),
+        ({"stop": "adaptive", "sharpest": 1.2}, "up to 3 iterations, sharpest 1.2"),
+        ({"off": "settings"}, "HJB: off"),
+    ],
+)
+def test_a_comparison_says_what_was_different(desk, last, how):
+    hjb = last if "off" in last else HISTORY["hjb"] | last
+    other = {"means": [100, 890], "frames": [0, 5], "csim": [890, None], "hjb": hjb}
+    now = ended(200, 930, last=other)
+    assert desk.js(COMPARISON, now) == f"now 0.93, last run 0.89 ({how})"
+    running = now | {"state": "running", "step": 0}
+    assert desk.js(COMPARISON, running) == f"last run 0.10 after it ({how})"
+
+
+def test_pointing_at_a_frame_tells_what_it_came_to_in_the_last_run(desk):
+    history = ended(200, 930, after=(930, None), last={"means": [100, 890], "frames": [0, 5], "csim": [890, None]})
+    assert desk.js(SENTENCES, [history, [(1, 0), (1, 1), (0, 0), (1, None)]]) == [
+        "step 1, frame 0: 0.20 before HJB, 0.93 after; last run 0.89",
+        "step 1, frame 5: no face",
+        "step 0, frame 0: 0.09",
+        "step 1, mean: 0.20 before HJB, 0.93 after; last run 0.89",
+    ]
+
+
+SETTINGS = [
+    {}, {"iterations": 1, "last_step": 2}, {"stop": "adaptive", "decode": "full", "scope": "all"},
+    {"strength": ((0, 0.5),)}, *({"strength": points} for points in CURVES.values()),
+    {"iterations": 0}, {"first_step": 0, "last_step": 0, "strength": CURVES["rising"]},
+]  # fmt: skip
+
+
+def test_it_words_settings_as_notes_do_and_in_chinese(desk):
+    """What notes say of HJB without the scope, nodes/sample.py."""
+    given = [HJBConfig(**{"iterations": 3, "first_step": 2, "last_step": 4} | each) for each in SETTINGS]
+    told = [*(resolve(hjb, STEPS) for hjb in given), resolve(given[0], STEPS, face=False)]
+    words = [*(describe(hjb, STEPS) for hjb in given), describe(given[0], STEPS, face=False)]
+    assert desk.js(IN_WORDS, told) == words
+    desk.speak("zh")
+    chinese = desk.js(IN_WORDS, told)
+    assert chinese[0] == "HJB：迭代 3 次，第 2 到 4 步，学习率 0.1，逐步减弱"
+    assert len(set(chinese)) == len(set(words)) and latin(chinese) == {"HJB", "Latent"}
 
 
 def test_kept_steps_without_a_measurement_are_said_to_be_so(desk):
@@ -291,10 +416,13 @@ def test_only_pictures_that_are_ours_are_asked_for(desk):
 
 
 def test_it_speaks_chinese(sampled):
+    sampled.set("StableAnimatorHJBOptions", "iterations", 1)
+    sampled.run()
     sampled.speak("zh")
     sampled.page.wait_for_selector(".dom-widget canvas", state="attached")
+    sampled.js(WIDE)
     written = sampled.written()
-    assert latin(written) == {"HJB"} and {"参考", "相似度", "HJB 之后"} <= written
+    assert latin(written) == {"HJB"} and {"参考", "相似度", "HJB 之后", "上次运行"} <= written
     hint = sampled.page.locator(".dom-widget canvas").get_attribute("title")
     assert latin([hint]) == {"HJB"}
     sampled.load(graph())

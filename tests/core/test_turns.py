@@ -32,7 +32,7 @@ class Card(Turns):
     """A card of so many bytes beside what always stays there."""
 
     def __init__(self, size: float, names: dict[nn.Module, str]):
-        super().__init__(torch.device("cpu"))
+        super().__init__(torch.device("cpu"), list(names))
         self.size, self.names = size, names
         self.there: set[nn.Module] = set()
         self.told: list[str] = []  # what came and left
@@ -205,8 +205,13 @@ def test_networks_that_take_turns_stay_with_their_device(models):
     assert {weight.device.type for part in card.parts().values() for weight in part.parameters()} == {"cpu"}
 
 
-def test_without_turns_nothing_moves(models):
+def test_networks_take_turns_on_a_card_alone(models):
     assert models.taking_turns() is models, "on a CPU"
+    made = models.taking_turns(torch.device("cuda", 1))
+    assert made.device == torch.device("cuda", 1) and made.turns.networks == [models.unet, models.image_encoder]
+
+
+def test_without_turns_nothing_moves(models):
     with models.on_device("unet", room=float("inf")):
         assert not models.make_room() and models.gain("unet") == 0
 
@@ -229,38 +234,38 @@ class Full(nn.Linear):
 
 
 @pytest.fixture
-def turns(monkeypatch):
-    """On a device without memory, where there is always enough of it."""
+def turns_of(monkeypatch):
+    """Of some networks, on a device without memory, where there is always enough of it."""
     monkeypatch.setattr(Turns, "free", lambda self: float("inf"))
-    return Turns(torch.device("meta"))
+    return lambda *networks: Turns(torch.device("meta"), networks)
 
 
-def test_a_network_is_there_when_all_of_it_is(turns):
+def test_a_network_is_there_when_all_of_it_is(turns_of):
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
     network[0].to("meta")
+    turns = turns_of(network)
     assert not turns.holds(network)
-    with torch.inference_mode(), turns.holding([network], [network], 0):
+    with torch.inference_mode(), turns.holding([network], 0):
         assert turns.holds(network) and turns.moved == bytes_of(network) == 4 * (2 * 2 + 2 + 2 * 3 + 3)
     assert not any(weight.is_inference() for weight in network.parameters()), "HJB can differentiate through it"
 
 
-def test_a_network_without_room_sends_the_others_away(turns, monkeypatch):
-    monkeypatch.setattr("stableanimator_core.weights.turns.MAIN_MEMORY", torch.device("meta", 1))
-    other, network = nn.Linear(2, 2, device="meta"), Full(2, 2)
+def test_a_network_without_room_sends_the_others_away(turns_of, monkeypatch):
+    network, turns = Full(2, 2), turns_of()
     network.attempts = 1
-    monkeypatch.setattr(turns, "make_room", lambda among: bool(gone.append(among)) or len(gone) == 1)
+    monkeypatch.setattr(turns, "make_room", lambda: bool(gone.append("all")) or len(gone) == 1)
     gone: list = []
-    with turns.holding([network], [other], 0):
-        assert turns.holds(network) and gone == [[other]]
+    with turns.holding([network], 0):
+        assert turns.holds(network) and gone == ["all"]
 
 
-def test_a_network_that_does_not_fit_says_so(turns):
+def test_a_network_that_does_not_fit_says_so(turns_of):
     network = Full(2, 2)
-    network.attempts = 9
+    network.attempts, turns = 9, turns_of(network)
     with pytest.raises(torch.OutOfMemoryError, match="Full: its 0.0 GiB do not fit on meta; close what else uses the "):
-        with turns.holding([network], [network], 0):
+        with turns.holding([network], 0):
             pass
-    assert turns.make_room([network]) is False and network.last == MAIN_MEMORY, "what had come of it goes back"
+    assert turns.make_room() is False and network.last == MAIN_MEMORY, "what had come of it goes back"
 
 
 # --- loading, measuring, and how much is free -----------------------------------------------------------------------

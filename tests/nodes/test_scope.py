@@ -36,7 +36,8 @@ def test_every_step_is_measured_and_refined_ones_before_and_after(server):
     expected = [(step, 0, "alone") for step in (0, 1)]
     expected += [(step, iteration, phase) for step in (2, 3) for iteration, phase in enumerate(refined)]
     assert likenesses(told) == [*expected, (4, 0, "alone")]
-    assert (start["steps"], start["first"], start["refined"], start["iterations"]) == (STEPS, 0, [2, 3], 3)
+    assert (start["steps"], start["first"]) == (STEPS, 0)
+    assert start["hjb"] == {"iterations": 3, "steps": [2, 3], "lr": 0.1, "strength": "falling", "stop": "count"}
     assert start["frames"] == [0, 1, 2] and end["seconds"] >= 0
     assert {event["node"] for event in run.of(EVENT)} == {"sample"}
     for event in told:
@@ -85,7 +86,7 @@ def test_a_change_of_the_face_optimisation_runs_the_tail_alone_and_gives_the_sam
     changed = scoped(seed=406, first_step=3)
     run = server.run(changed)
     start, *told, _ = run.of(EVENT)
-    assert (start["first"], start["refined"]) == (2, [3, 3])
+    assert (start["first"], start["hjb"]["steps"]) == (2, [3, 3])
     assert start["seconds"] >= 1, "an estimate, from the first run"
     assert {step for step, _, _ in likenesses(told)} == {2, 3, 4}
     assert likenesses(start["kept"]) == [(0, 0, "alone"), (1, 0, "alone")]
@@ -133,7 +134,7 @@ def test_nothing_is_run_again_where_no_frame_shows_a_face(server):
         run = server.run(nodes)
         assert run.succeeded, run.error
     start, end = run.of(EVENT)
-    assert start["first"] == STEPS and end["kind"] == "end"
+    assert start["first"] == STEPS and end["kind"] == "end" and start["hjb"] == {"off": "face"}
 
 
 def test_steps_between_two_measured_ones_may_be_without(server):
@@ -150,7 +151,8 @@ def test_nothing_is_measured_where_no_page_listens(server):
     while not (history := server.get(f"/history/{queued['prompt_id']}")) and time.monotonic() < deadline:
         time.sleep(0.1)
     (done,) = history.values()
-    assert done["status"]["status_str"] == "success" and "identity" not in done["outputs"].get("sample", {})
+    assert done["status"]["status_str"] == "success" and "identity" not in done["outputs"]["sample"]
+    assert done["outputs"]["sample"]["text"] == ["HJB: 3 iterations, steps 2 to 3, rate 0.1, falling"]
     start = server.run(scoped(seed=417, iterations=2)).of(EVENT)[0]
     assert start["first"] == 2 and start["kept"] == [], "what is kept was not measured"
 
@@ -162,9 +164,26 @@ def test_without_the_scope_a_text_says_what_is_kept(server):
     assert any(text.startswith("steps 0 to 1 are kept, 2 to 4 will be run") for text in server.run(changed).notes)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "HJB: 1 iteration, steps 2 to 4, rate 0.1, falling"),
+        ({"hjb": {"enabled": False}}, "HJB: off"),
+        ({"face": None}, "HJB: off, there is no face to work on"),
+    ],
+)
+def test_without_the_scope_notes_say_what_was_left_to_the_model(server, given, said):
+    """The tiny model optimises once in the second of two steps, which of five are the third to the fifth."""
+    run = server.run(prompt(frames=2, steps=STEPS, seed=420, identity_scope=False, **given))
+    assert run.succeeded, run.error
+    assert run.outputs["sample"]["text"][0].split("\n")[-1] == said
+    live = [data["text"] for data in run.of("stableanimator.text") if data["node"] == "sample"]
+    assert live[0] == said, "from the beginning"
+
+
 def test_without_a_face_there_is_no_identity_to_follow(server):
     start, end = server.run(prompt(frames=2, steps=2, seed=412, face=None)).of(EVENT)
-    assert start["refined"] is None and start["face"] is None
+    assert start["hjb"] == {"off": "face"} and start["face"] is None
     assert end["kind"] == "end"
 
 
@@ -223,7 +242,7 @@ def test_sweep_tries_every_setting_and_hands_on_the_one_it_recommends(server):
     for name in ("off", "2 iterations, steps 1:1", "2 iterations, steps 0:1"):
         assert any(line.startswith(f"{name}  ") for line in report.splitlines()), name
     taken = run.of(EVENT)[0]  # the model's own would be 1 iteration
-    assert taken["iterations"] == (0 if report.startswith("recommended: off: ") else 2)
+    assert taken["hjb"].get("iterations", 0) == (0 if report.startswith("recommended: off: ") else 2)
     sheet, plot = (read_image(path) for path in server.shown(run, "sweep"))
     assert np.ptp(sheet) > 100 and np.ptp(plot) > 100
     progress = [data for data in run.of("progress") if data["node"] == "sweep"]
