@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLTemporalDecoder
+from torch import nn
 
 from ..denoiser import unet_bytes
 from ..face import FaceBoxes
@@ -211,7 +212,7 @@ def outlined(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> M
     with init_empty_weights():
         models = build_models(config)
     for part in models.parts().values():
-        part.to(dtype)
+        nn.Module.to(part, dtype)  # diffusers' own warns of what does not concern an outline
     return models.taking_turns(device)
 
 

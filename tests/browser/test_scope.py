@@ -201,6 +201,21 @@ def test_two_runs_are_compared_and_the_cached_one_is_the_same_run(desk):
     assert {said, "last run"} <= desk.written()
 
 
+OLDER = """async () => {
+    const { remember } = await import("/extensions/StableAnimator/common.js");
+    const { hjb, ...older } = %s;
+    const node = app.graph.nodes.find((each) => each.type === "StableAnimatorSample");
+    remember(node, "identity", older);
+    node.onConfigure({});
+}"""
+
+
+def test_what_an_earlier_version_remembered_is_not_drawn(desk):
+    desk.load(graph())
+    desk.js(OLDER % json.dumps(HISTORY))
+    assert heat(desk) == 0 and not desk.problems
+
+
 HISTORY = {
     "state": "done", "steps": 2, "frames": [0, 5], "step": 1, "rows": {"0": {"means": [100], "before": [90, 110]}},
     "hjb": {"iterations": 3, "steps": [1, 1], "lr": 0.1, "strength": "even", "stop": "count"},
