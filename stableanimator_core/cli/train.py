@@ -27,7 +27,13 @@ def register(commands) -> None:
     parser.add_argument("--size", type=whole(64), metavar="PX", help="side of the pictures, a multiple of 32")
     parser.add_argument("--identities", type=whole(1), help="people for the face embedder; the judge gets as many")
     parser.add_argument("--autoencoder-minutes", type=positive, metavar="M", help="cut this stage short")
+    parser.add_argument("--autoencoder-rate", type=positive, metavar="R", help="peak of its learning rate (8e-4)")
+    parser.add_argument(
+        "--decoder-only", action="store_true",
+        help="of the VAE of --start-from: the latents stay as they are, and so does an animator trained on them",
+    )  # fmt: skip
     parser.add_argument("--animator-minutes", type=positive, metavar="M", help="cut this stage short")
+    parser.add_argument("--animator-rate", type=positive, metavar="R", help="peak of its learning rate (5e-4)")
     parser.add_argument("--animator-steps", type=whole(1), metavar="N", help="of this stage at most (20000)")
     parser.add_argument("--batch", type=whole(1), metavar="B", help="the animator's clips a step, in each process (64)")
     parser.add_argument("--adapter", choices=ADAPTERS, help="another way of adding face tokens, to compare")
@@ -113,6 +119,8 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
             raise InputError(f"{path} does not exist; check --{name.replace('_', '-')}")
     if args.fresh_identity and args.start_from is None:
         raise InputError("--fresh-identity: without --start-from everything starts fresh; give both, or neither")
+    if args.decoder_only and args.start_from is None:
+        raise InputError("--decoder-only: without --start-from the encoder stays untrained; give both, or neither")
     from ..training.mini import train_mini
 
     start_log()
@@ -142,6 +150,9 @@ def _recipe(args: argparse.Namespace):
             given[stage] = replace(getattr(recipe, stage), minutes=minutes)
     if args.animator_steps is not None:
         given["animator"] = replace(given.get("animator", recipe.animator), steps=args.animator_steps)
-    if args.batch is not None:
-        given["animation"] = replace(recipe.animation, clips=args.batch)
+    animation = {"clips": args.batch, "rate": args.animator_rate}
+    reconstruction = {"rate": args.autoencoder_rate, "decoder_only": args.decoder_only or None}
+    for part, settings in (("animation", animation), ("reconstruction", reconstruction)):
+        chosen = {key: value for key, value in settings.items() if value is not None}
+        given[part] = replace(getattr(recipe, part), **chosen)
     return replace(recipe, **given)

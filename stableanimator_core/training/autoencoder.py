@@ -33,6 +33,7 @@ class AutoencoderRecipe:
     kl_weight: float = 1e-4
     feature_weight: float = 0.3
     latent_noise: float = 0.05  # largest relative noise that the decoder learns to bear
+    decoder_only: bool = False  # latents stay as they are, and so does an animator that was trained on them
     checkpoint_seconds: float = 60.0
     seed: int = 0
 
@@ -74,15 +75,17 @@ def train_autoencoder(
     vae: AutoencoderKLTemporalDecoder, store: ClipStore, embedder: IResNet, budget: Budget, recipe: AutoencoderRecipe,
     *, device: torch.device, process: int = 0, out: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train in place and measure `scaling_factor`.
+    """Train in place and measure `scaling_factor`, which stays with a decoder that is trained alone.
 
     out: folder for the checkpoint, from which a run goes on if it is there. Batches follow from seed, process and step
     alone once all clips are rendered: before, only those that are there can be drawn.
     """
-    vae.to(device).train().requires_grad_(True)
+    trained = vae.decoder if recipe.decoder_only else vae
+    vae.to(device).train().requires_grad_(False)
+    trained.requires_grad_(True)
     network = Graphed(Reconstruction(vae, embedder, recipe), device)  # first: it may move the weights
     steps = OptimizerSteps(torch.optim.AdamW(
-        vae.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
+        trained.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
     ))  # fmt: skip
     average = MovingAverage(vae)
     progress = Progress("vae", budget)
@@ -109,7 +112,8 @@ def train_autoencoder(
     checkpoint.save(progress.step)
     average.swap()
     vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=round(1 / float(_latent_spread(vae, store, device)), 5))
+    if not recipe.decoder_only:
+        vae.register_to_config(scaling_factor=round(1 / float(_latent_spread(vae, store, device)), 5))
 
 
 def draw_frames(

@@ -150,6 +150,13 @@ def test_train_mini_hands_over_the_recipe(run, tmp_path, tiny_model, monkeypatch
     assert sources == {"mocap": None, "data": None, "start_from": None, "fresh_identity": False, "resume": False}
     assert "trained in" in run(*argv, "--quick")
     assert calls[-1][1].autoencoder == mini.quick_recipe().autoencoder
+    assert calls[-1][1].reconstruction == mini.quick_recipe().reconstruction
+    rates = ["--autoencoder-rate", 1e-4, "--animator-rate", 2e-4]
+    run(*argv, *rates, "--batch", 3, "--decoder-only", "--start-from", tiny_model)
+    recipe = calls[-1][1]
+    assert (recipe.reconstruction.rate, recipe.reconstruction.decoder_only) == (1e-4, True)
+    assert (recipe.animation.rate, recipe.animation.clips) == (2e-4, 3)
+    assert recipe.animation.validate_every == mini.MiniRecipe().animation.validate_every
 
 
 def test_evaluate_animation(run, tiny_model):

@@ -403,6 +403,18 @@ def test_the_autoencoder_learns(tiny_model, bright):
     assert latents.std().item() == pytest.approx(1, abs=0.01)
 
 
+def test_a_decoder_alone_learns_and_leaves_the_latents(tiny_model, bright):
+    models = load_models(tiny_model)
+    before = {key: tensor.clone() for key, tensor in models.vae.state_dict().items()}
+    factor = models.vae.config.scaling_factor
+    recipe = AutoencoderRecipe(frames=2, close_ups=0.0, decoder_only=True)
+    train_autoencoder(models.vae, bright, models.face_embedder, Budget(1), recipe, device=CPU)
+    changed = [key for key, tensor in models.vae.state_dict().items() if not tensor.equal(before[key])]
+    assert {key.partition(".")[0] for key in changed} == {"decoder"}
+    assert models.vae.config.scaling_factor == factor
+    assert not any(weight.requires_grad for weight in models.vae.parameters())
+
+
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
@@ -502,10 +514,12 @@ def test_steps_and_batch_of_the_animator_are_handed_over():
     assert recipe.animation.validate_every == mini.MiniRecipe().animation.validate_every
 
 
-def test_a_fresh_identity_needs_something_that_is_not(tmp_path, capsys, monkeypatch):
+def test_what_needs_a_model_to_start_from_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mini, "train_mini", lambda *_, **__: pytest.fail("trained"))
     assert main(["train", "mini", "--out", str(tmp_path / "x"), "--fresh-identity"]) == 2
     assert "--fresh-identity: without --start-from everything starts fresh" in capsys.readouterr().err
+    assert main(["train", "mini", "--out", str(tmp_path / "x"), "--decoder-only"]) == 2
+    assert "--decoder-only: without --start-from the encoder stays untrained" in capsys.readouterr().err
 
 
 def test_a_recipe_that_was_killed_goes_on(small, clips, tmp_path, monkeypatch):
