@@ -27,7 +27,7 @@ def free_bytes(device: torch.device) -> int | None:
 def limit_card(device: torch.device, gib: float) -> None:
     """Leave this process as much of a CUDA device as a card of so many GiB would, without what CUDA itself takes."""
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min((gib - CUDA_GIB) * GIB / total, 1.0), device)
+    torch.cuda.set_per_process_memory_fraction(min((gib - CUDA_GIB) * GIB / total, 1.0), _number(device))
 
 
 def card_gib(device: torch.device) -> float | None:
@@ -42,8 +42,13 @@ def card_gib(device: torch.device) -> float | None:
 def _share(device: torch.device) -> float:
     """Of a CUDA device that is left to this process."""
     if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # torch 2.6 can't tell
-        return torch.cuda.get_per_process_memory_fraction(device)
+        return torch.cuda.get_per_process_memory_fraction(_number(device))
     return 1.0
+
+
+def _number(device: torch.device) -> int:
+    """Of a CUDA device, which those two functions of torch's ask for; "cuda" alone is the present one."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def attempt(work: Callable[..., Made], *given) -> Made | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stableanimator_core.cli import let_segments_grow
+
+let_segments_grow()  # as the command line does, before CUDA is in use
+
 
 @pytest.fixture(scope="module", autouse=True)
 def true_single_precision():

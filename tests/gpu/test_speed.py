@@ -59,13 +59,15 @@ def gradient(models, graphs: Graphs, x0: Tensor, kind: Callable[[int], FaceBoxes
     return face_gradient(x0, windows, models.vae, models.face_embedder, target, graphs=graphs)[1]
 
 
-def predict(models, sample: Tensor) -> Tensor:
-    unet, width = models.unet, models.unet.config.block_out_channels[0]
-    generator = torch.Generator(DEVICE).manual_seed(1)
-    context = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator, device=DEVICE)
-    pose = torch.randn(2 * FRAMES, width, SIDE, SIDE, generator=generator, device=DEVICE)
-    time_ids = torch.tensor([[6.0, 127.0, 0.02]] * 2, device=DEVICE)
-    return unet(sample, torch.full((2,), 0.3, device=DEVICE), context, time_ids, pose)
+@pytest.fixture(scope="module")
+def conditions(models) -> tuple[Tensor, ...]:
+    """Of the UNet, beside its sample: made before anything is recorded, as a graph draws no random numbers."""
+    config = models.unet.config
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(2, 5, config.cross_attention_dim, generator=generator)
+    pose = torch.randn(2 * FRAMES, config.block_out_channels[0], SIDE, SIDE, generator=generator)
+    given = torch.full((2,), 0.3), context, torch.tensor([[6.0, 127.0, 0.02]] * 2), pose
+    return tuple(tensor.to(DEVICE) for tensor in given)
 
 
 def sample() -> Tensor:
@@ -83,26 +85,27 @@ def test_numbers_are_those_of_the_cpu(models, with_kernels):
         pairs.append((decode_latents(models.vae, latents()), decode_latents(cpu.vae, latents().cpu())))
     for kind in (upright, turned):
         pairs.append((gradient(models, OFF, latents(), kind), gradient(cpu, OFF, latents().cpu(), kind)))
-    assert max(off_by(*pair) for pair in pairs) < 1e-4
+    off = [off_by(*pair) for pair in pairs]
+    assert max(off) < 1e-4, off
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_unet_with_and_without_kernels(models, monkeypatch, mode):
+def test_unet_with_and_without_kernels(models, conditions, monkeypatch, mode):
     with mode():
-        fused = predict(models, sample())
+        fused = models.unet(sample(), *conditions)
         monkeypatch.setattr(kernels, "usable", lambda device: False)
-        assert off_by(fused, predict(models, sample())) < 1e-5
+        assert off_by(fused, models.unet(sample(), *conditions)) < 1e-5
 
 
-def test_graphs_replay_with_new_inputs(models):
+def test_graphs_replay_with_new_inputs(models, conditions):
     """Also of a second kind of work, which shares the memory, between the replays of the first."""
     graphs = Graphs(DEVICE)
     for i in range(4):
         x0, noisy = latents() + i, sample() + i
         assert off_by(gradient(models, graphs, x0), gradient(models, OFF, x0)) < 1e-5
         with torch.inference_mode():
-            (v,) = graphs.run("UNet", lambda x: (predict(models, x),), noisy)
-            assert off_by(v, predict(models, noisy)) < 1e-5
+            (v,) = graphs.run("UNet", lambda x: (models.unet(x, *conditions),), noisy)
+            assert off_by(v, models.unet(noisy, *conditions)) < 1e-5
     assert len(graphs._recorded) == 3 and all(graphs._recorded.values())
     graphs.close()
 
