@@ -14,7 +14,7 @@ from .models import kernels
 from .models.unet import AnimatorUNet
 from .weights import Models
 
-CHUNK = 8  # frames
+CHUNK, OVERLAP = 8, 2  # frames
 LEAST_TILE = 8  # cells
 # What Stable Video Diffusion's VAE takes for every pixel of a picture that the encoder sees, in single precision, and
 # of a frame that is decoded, in half: tests/benchmarks/2026-11-23-v1-speed.md, with fused kernels and without them.
@@ -60,7 +60,7 @@ def decode_video(
     """A finished clip's latents [F, 4, h, w] to frames on the CPU, as decode_latents makes them; large networks leave
     the card where it needs the room."""
     pixels = latents.shape[-2:].numel() * cell_size(models.vae) ** 2
-    with models.on_device(room=min(chunk, len(latents)) * decode_bytes(models.vae, pixels)):
+    with models.on_device(room=frames_at_once(len(latents), chunk) * decode_bytes(models.vae, pixels)):
         return decode_latents(
             models.vae, latents, chunk=chunk, keep_on="cpu", on_chunk=on_chunk, on_note=on_note,
             make_room=models.make_room,
@@ -72,7 +72,7 @@ def decode_latents(
     latents: Tensor,
     *,
     chunk: int = CHUNK,
-    overlap: int = 2,
+    overlap: int = OVERLAP,
     tile: int | None = None,
     keep_on: torch.device | str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
@@ -132,10 +132,15 @@ def _as_frames(weights: Tensor, like: Tensor) -> Tensor:
     return weights[:, None, None, None].to(like)
 
 
+def half(frames: int) -> int:
+    """Of several frames, rounded up."""
+    return -(-frames // 2)
+
+
 def _step_down(chunk: int, tile: int | None, size: tuple[int, int]) -> tuple[int, int | None]:
     """The next smaller thing to try, chunk and tile. size: h, w of the latents."""
     if chunk > 1:
-        return chunk // 2, tile
+        return half(chunk), tile
     side = max(size) if tile is None else min(tile, max(size))
     if side <= LEAST_TILE:
         raise torch.OutOfMemoryError(
@@ -194,6 +199,11 @@ def decode_chunks(frames: int, chunk: int, overlap: int) -> list[range]:
     size = math.ceil((frames + (count - 1) * overlap) / count)
     starts = [round(i * (frames - size) / (count - 1)) for i in range(count)]
     return [range(start, start + size) for start in starts]
+
+
+def frames_at_once(frames: int, chunk: int = CHUNK) -> int:
+    """How many of a clip's frames decode_latents decodes together: parts are of one length, so it may be fewer."""
+    return len(decode_chunks(frames, chunk, OVERLAP)[0])
 
 
 def _fade(part: range, overlap: int, frames: int) -> Tensor:

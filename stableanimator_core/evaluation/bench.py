@@ -26,7 +26,7 @@ from ..performers import Clip, make_clip
 from ..pipeline import SamplingConfig, find_face, from_uint8, place_motion, sample, sampling_bytes
 from ..sampling import init_noise, karras_sigmas
 from ..trail import synchronize
-from ..vae import CHUNK, cell_size, decode_bytes, decode_video, encode_bytes, encode_image
+from ..vae import cell_size, decode_bytes, decode_video, encode_bytes, encode_image, frames_at_once
 from ..weights import Models
 from ..windows import context_windows
 from .plan import is_published, plan_memory
@@ -122,7 +122,7 @@ def run_bench(
         return replace(hjb, chunk=chunks[-1]), {"hjb_iteration_s": took / hjb.iterations, "hjb_extra_peak_gib": memory}
 
     plan = plan_memory(models, settings, hjb, first.faces, card_gib(device)) if is_published(models) else None
-    decoding = min(CHUNK, frames) * decode_bytes(models.vae, pixels)
+    decoding = frames_at_once(frames) * decode_bytes(models.vae, pixels)
     measured = {
         "unet_forward_s": unet_seconds("unet_forward", torch.ones(frames, device=device), windows[:1]),
         "unet_step_s": unet_seconds("unet_step", guidance, windows),

@@ -18,7 +18,7 @@ from ..face_windows import fitting_chunk, hjb_bytes, largest_window
 from ..hjb_settings import HJBConfig, StepSettings
 from ..memory import CUDA_GIB, GIB
 from ..pipeline import SamplingConfig
-from ..vae import CHUNK, LEAST_TILE, cell_size, decode_bytes, encode_bytes
+from ..vae import LEAST_TILE, cell_size, decode_bytes, encode_bytes, frames_at_once, half
 from ..weights import V1_CONFIG, ModelConfig, Models
 from ..weights.networks import build_models
 from ..weights.turns import HEAVY, SPARE_BYTES, bytes_of
@@ -123,10 +123,10 @@ def plan_memory(
     sampling = card.enter("unet", room=max(settings.halves * unet, taken))
     together = settings.halves * unet <= card.rest(sampling)
 
-    most = min(CHUNK, frames)
+    most = frames_at_once(frames)
     decoding = card.enter(room=most * decode_bytes(vae, pixels, device))
     rest = card.rest(decoding)
-    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, most, rest, device=device)
+    at_once, tile, decode = plan_decoding(vae, settings.width, settings.height, frames, rest, device=device)
     return MemoryPlan(
         networks=networks_gib(models),
         held=Held(conditioning, sampling, decoding),
@@ -177,20 +177,20 @@ class _Card:
 
 
 def plan_decoding(
-    vae: AutoencoderKLTemporalDecoder, width: int, height: int, most: int, rest: float,
+    vae: AutoencoderKLTemporalDecoder, width: int, height: int, frames: int, rest: float,
     *, device: torch.device | None = None,
 ) -> tuple[int, int | None, float]:  # fmt: skip
-    """Frames of this size decoded at once, the tile's side in latent cells, and the GiB that they take: where
-    decode_latents ends when so many bytes are left. most: frames at once that are asked for. device: as in
-    decode_bytes."""
+    """How many of so many frames of this size are decoded at once, the tile's side in latent cells, and the GiB that
+    they take: where decode_latents ends when so many bytes are left. device: as in decode_bytes."""
     frame, longer = decode_bytes(vae, width * height, device), max(width, height) // cell_size(vae)
-    while most > 1 and most * frame > rest:
-        most //= 2
+    at_once = frames_at_once(frames)
+    while at_once > 1 and at_once * frame > rest:
+        at_once = frames_at_once(frames, half(at_once))
     tile, part = None, 1.0
-    while most * part * frame > rest and tile != LEAST_TILE:
+    while at_once * part * frame > rest and tile != LEAST_TILE:
         tile = max(-(-(tile or longer) // 2), LEAST_TILE)
         part = min(1.0, (tile / longer) ** 2)
-    return most, tile, most * part * frame / GIB
+    return at_once, tile, at_once * part * frame / GIB
 
 
 def plan_published(card_gib: float, device: torch.device) -> dict[tuple[int, int], MemoryPlan]:

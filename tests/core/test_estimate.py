@@ -265,10 +265,10 @@ def test_stages_of_a_plan(published):
     given, faces = settings(published, width=512, height=512), boxes(*[(104, 104)] * 16)
     gib, pixels = 2**30, 512 * 512
     whole = plan_memory(published, given, HJBConfig(), faces, None)
-    assert (whole.together, whole.hjb_chunk, whole.decode_chunk, whole.tile) == (True, 8, 8, None)
+    assert (whole.together, whole.hjb_chunk, whole.decode_chunk, whole.tile) == (True, 8, 7, None)
     assert whole.unet == pytest.approx(2 * 16 * pixels * denoiser.PLAIN_UNET_BYTES / gib)
     assert whole.hjb == pytest.approx(8 * 136**2 * face_windows.PLAIN_HJB_BYTES / gib) and whole.window == (8, 17, 17)
-    assert whole.decode == pytest.approx(8 * pixels * vae.PLAIN_DECODE_BYTES / gib)
+    assert whole.decode == pytest.approx(7 * pixels * vae.PLAIN_DECODE_BYTES / gib), "three parts of 16, which overlap"
     assert whole.peak == 4.0 + max(whole.unet, whole.hjb, whole.decode) and whole.fits
     assert whole.decode > whole.sampling == whole.unet > whole.hjb
     assert not describe_plan(whole) and not check_memory(published, whole)
@@ -290,7 +290,7 @@ def test_a_plan_is_for_the_device_that_computes(published, fused):
     made = plan_memory(published.taking_turns(CUDA), given, HJBConfig(), faces, 24.0)
     assert made.unet == pytest.approx(2 * 16 * pixels * denoiser.UNET_BYTES / gib)
     assert made.hjb == pytest.approx(8 * 136**2 * face_windows.HJB_BYTES / gib)
-    assert made.decode == pytest.approx(8 * pixels * vae.DECODE_BYTES / gib)
+    assert made.decode == pytest.approx(7 * pixels * vae.DECODE_BYTES / gib)
     free = made.hjb * gib * 1.01
     chunks = {
         device: face_windows.fitting_chunk(published.vae, faces, (64, 64), 2, free, device=device)
@@ -300,10 +300,10 @@ def test_a_plan_is_for_the_device_that_computes(published, fused):
 
 
 def test_a_plan_fits_frames_by_the_device_that_computes(published, fused):
-    """5 GiB beside the networks and what is spared: 8 frames by fused kernels alone, and room is asked for them."""
+    """4.7 GiB beside the networks and what is spared: 7 frames by fused kernels alone, and room is asked for them."""
     given, there = settings(published, width=512, height=640), published.taking_turns(CUDA)
-    made, plain = (plan_memory(models, given, HJBConfig(0), None, 10.0) for models in (there, published))
-    assert (made.decode_chunk, plain.decode_chunk) == (8, 4)
+    made, plain = (plan_memory(models, given, HJBConfig(0), None, 9.7) for models in (there, published))
+    assert (made.decode_chunk, plain.decode_chunk) == (7, 4)
 
 
 def test_a_report_plans_for_the_device_that_computes(published, clip, sound, fused):
@@ -316,7 +316,7 @@ def test_a_report_plans_for_the_device_that_computes(published, clip, sound, fus
 @pytest.mark.parametrize(
     "rest, together, faces, frames, tile",
     [
-        (4.7, True, 8, 8, None),
+        (4.7, True, 8, 7, None),
         (2.4, True, 8, 4, None),
         (1.6, False, 4, 2, None),
         (1.2, False, 4, 2, None),
@@ -329,7 +329,7 @@ def test_a_plan_steps_down_until_it_fits(published, rest, together, faces, frame
     assert (made.together, made.hjb_chunk, made.decode_chunk, made.tile) == (together, faces, frames, tile)
     assert made.fits and max(made.unet, made.hjb, made.decode) <= rest
     notes = check_memory(published, made)
-    assert [finding.level for finding in notes] == (["note"] if min(faces, frames) < 8 else [])
+    assert [finding.level for finding in notes] == (["note"] if min(faces, frames) < 7 else [])
 
 
 def test_tiles_come_last(published):
@@ -425,12 +425,12 @@ def test_networks_that_take_turns(fused):
     six, eight, large = (plans[512, 512] for plans in given.values())
     assert given[8.0][576, 1024].fits and (six.hjb_chunk, eight.hjb_chunk, large.hjb_chunk) == (4, 8, 8)
     assert six.fits and six.held == pytest.approx((1.6, 3.3, 0.4), abs=0.05)
-    assert eight.held == pytest.approx((4.5, 3.3, 0.4), abs=0.05), "the picture is encoded with all of them there"
+    assert eight.held == pytest.approx((4.5, 3.3, 3.3), abs=0.05), "only the UNet needs the image encoder's room"
     assert describe_plan(eight) == ["networks take turns on the card"] and eight.together and eight.exact
     (note,) = check_memory(outlined(V1_CONFIG, torch.float16, CUDA), eight)
     assert note.fix == "none is needed, the run does so by itself; the result is the same" and not six.exact
     assert eight.peak == max(eight.held.sampling + max(eight.unet, eight.hjb), eight.held.decoding + eight.decode)
-    assert eight.peak < eight.card - 1 and eight.decode_chunk == 8
+    assert eight.peak < eight.card - 1 and eight.decode_chunk == 7
     assert not large.turns and set(large.held) == {large.networks}
 
 

@@ -301,18 +301,28 @@ def test_bench_tells_what_is_held_and_moved(models):
     assert told["moved_gib"] * bench.GIB == pytest.approx(2 * encoder + 3 * unet), "the UNet was there from HJB"
 
 
-@pytest.fixture
-def cuda(monkeypatch):
+@pytest.fixture(params=["cuda:0", "cuda"])
+def cuda(request, monkeypatch):
     """24 GiB, of which 20 are free; torch holds 3 more, 1 of them for tensors."""
     gib, share = memory.GIB, [1.0]
+
+    def limit(part, device):
+        assert device == 0, "torch takes no device without a number here"
+        share.append(part)
+
+    def limited(device):
+        assert device == 0, "nor here"
+        return share[-1]
+
     for name, value in {
         "mem_get_info": (20 * gib, 24 * gib), "memory_reserved": 3 * gib, "memory_allocated": gib,
         "get_device_properties": SimpleNamespace(total_memory=24 * gib),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: share.append(part))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share[-1], raising=False)
-    return torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", limited, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return torch.device(request.param)
 
 
 def test_a_card_can_pass_for_a_smaller_one(cuda):

@@ -179,7 +179,7 @@ def test_progress_never_goes_back(vae, monkeypatch):
 
     monkeypatch.setattr(vae, "decode", once)
     decode_latents(vae, torch.randn(8, 4, 2, 2), chunk=5, on_chunk=lambda *told: done.append(told[0]))
-    assert parts == [5, 5, 2, 1, 1, 1, 1, 1] and done == [5, 5, 5, 6, 7, 8]
+    assert parts == [5, 5, 3, 2, 1, 1, 1, 1, 1] and done == [5, 5, 5, 6, 7, 8]
 
 
 @torch.no_grad()
