@@ -1,6 +1,7 @@
 """The commands do their work: files appear, JSON is one object, people see the identity of every frame."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -299,6 +300,25 @@ def test_progress_moves_on_a_terminal(capsys, monkeypatch):
     err = capsys.readouterr().err
     assert "passing" in err
     assert err.endswith("2/2 steps\n")
+
+
+@pytest.mark.parametrize(
+    "platform, given, found",
+    [
+        ("linux", {}, ["expandable_segments:True"] * 2),
+        ("linux", {cli.ALLOCATOR[1]: "max_split_size_mb:64"}, [None, "max_split_size_mb:64"]),
+        ("win32", {}, [None, None]),
+    ],
+)
+def test_segments_grow_unless_the_user_has_set_the_allocator(run, monkeypatch, platform, given, found):
+    for name in cli.ALLOCATOR:
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone in the end
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    run("--version")
+    assert [os.environ.get(name) for name in cli.ALLOCATOR] == found
 
 
 def test_version_is_written_once():
