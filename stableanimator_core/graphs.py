@@ -55,8 +55,18 @@ class Graphs:
             self._recorded[key] = _Recorded(work, inputs, self._pool)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)
+            self._stop_recording()
             return one_line(error)
         return ""
+
+    def _stop_recording(self) -> None:
+        """Tell torch's allocator that a recording is over, which it is not told where CUDA broke the recording off
+        (`capture_end` raises before, in 2.11): it would never give back again what it keeps."""
+        try:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+        except (AttributeError, RuntimeError):  # it was told, or another torch has other words
+            return
 
     def close(self) -> bool:
         """Give the memory back; from now on work is run as it is. Returns whether there was something to give back."""

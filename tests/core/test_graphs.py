@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,9 @@ def card(monkeypatch):
         "empty_cache": lambda: card.said.append("empty"),
     }.items():
         monkeypatch.setattr(torch.cuda, name, call)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        tell = partial(lambda *told: card.said.append(told), name)
+        monkeypatch.setattr(torch._C, name, tell, raising=False)
     return card
 
 
@@ -135,10 +139,31 @@ def test_work_that_cannot_be_recorded_is_run_as_it_is(card, caplog):
     for n in range(4):
         assert graphs.run("key", work, torch.tensor([float(n)]))[0].item() == 2 * n + 1
     assert still_there[2] == [False, False] and len(made) == 5
-    assert not card.tapes and card.said == ["stream", "empty"]
+    told = [("_cuda_endAllocateToPool", 0, "pool"), ("_cuda_releasePool", 0, "pool")]
+    assert not card.tapes and card.said == ["stream", *told, "empty"]
     assert caplog.messages == ["CUDA graphs are off in this run: operation not permitted when stream is capturing"]
     graphs.run("fine", fine, torch.ones(1))
     assert fine.calls == 3 and not graphs.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_allocator_that_knows_that_a_recording_is_over_is_left_alone(card, monkeypatch, known):
+    def complain(device: int, pool: str) -> None:
+        raise RuntimeError("not currently recording to mempool_id")
+
+    if known:
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", complain)
+    else:
+        monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
+
+    def work(x: Tensor) -> tuple[Tensor]:
+        if not card.said and card.tapes:
+            raise RuntimeError("out of memory")
+        return (x + 1,)
+
+    graphs = Graphs(CUDA)
+    assert [graphs.run("key", work, torch.tensor([float(n)]))[0].item() for n in range(3)] == [1, 2, 3]
+    assert card.said == ["stream", "empty"]
 
 
 def test_errors_of_the_work_itself_are_the_callers(card):
