@@ -217,7 +217,7 @@ def sample(
     trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
     processes: share the context windows, and the windows of faces that HJB decodes. Latents are the same in all, and
     the same as one process makes: bit for bit on CPUs where libraries and numbers of threads are alike, within rounding
-    on GPUs (frames of 52 on two H200 in fp16 are 2 of 255 apart at most).
+    on GPUs (52 frames on two H200 in fp16: at most 2 of 255 apart).
     Raises InputError without frames, ValueError for a trail in several processes, whose cards may be free of different
     amounts: they would not all go on from the same step.
     """

@@ -4,8 +4,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 
+from stableanimator_core.evaluation.plan import plan_decoding
 from stableanimator_core.performers import make_clip
-from stableanimator_core.vae import cell_size, decode_chunks, decode_latents, encode_image
+from stableanimator_core.vae import (
+    cell_size,
+    decode_bytes,
+    decode_chunks,
+    decode_latents,
+    encode_image,
+    frames_at_once,
+)
 from stableanimator_core.video.pixels import from_uint8
 from stableanimator_core.weights import load_models
 
@@ -164,6 +172,28 @@ def test_finished_chunks_stay_when_memory_runs_out(vae, monkeypatch):
     torch.testing.assert_close(frames[:2], first[:2])
     torch.testing.assert_close(frames[2], (2 * first[2] + second[0]) / 3)
     torch.testing.assert_close(frames[3], (first[3] + second[1] + third[0]) / 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 16, 20])
+@pytest.mark.parametrize("room", [1, 2, 3, 5, 8])
+def test_what_is_reckoned_is_decoded_at_once(vae, monkeypatch, frames, room):
+    """room: frames that fit. Where the decoding ends by trying is what the plan says beforehand."""
+    tried, decode = [], vae.decode
+
+    def fitting(given, num_frames):
+        tried.append(num_frames)
+        if num_frames > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(given, num_frames=num_frames)
+
+    monkeypatch.setattr(vae, "decode", fitting)
+    side, cell = 2, cell_size(vae)
+    decode_latents(vae, torch.zeros(frames, 4, side, side))
+    each = decode_bytes(vae, (side * cell) ** 2)
+    at_once, tile, gib = plan_decoding(vae, side * cell, side * cell, frames, room * each)
+    assert tried[0] == frames_at_once(frames) and (tried[-1], None) == (at_once, tile)
+    assert gib * 2**30 == pytest.approx(at_once * each)
 
 
 @torch.no_grad()
