@@ -1,5 +1,8 @@
 """Coding of frames on a tiny VAE."""
 
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
@@ -11,6 +14,7 @@ from stableanimator_core.vae import (
     decode_bytes,
     decode_chunks,
     decode_latents,
+    decode_video,
     encode_image,
     frames_at_once,
 )
@@ -194,6 +198,18 @@ def test_what_is_reckoned_is_decoded_at_once(vae, monkeypatch, frames, room):
     at_once, tile, gib = plan_decoding(vae, side * cell, side * cell, frames, room * each)
     assert tried[0] == frames_at_once(frames) and (tried[-1], None) == (at_once, tile)
     assert gib * 2**30 == pytest.approx(at_once * each)
+
+
+@torch.no_grad()
+def test_room_is_asked_for_what_is_decoded_at_once(vae):
+    asked = []
+
+    def on_device(*, room: float) -> AbstractContextManager:
+        asked.append(room)
+        return nullcontext()
+
+    decode_video(SimpleNamespace(vae=vae, on_device=on_device, make_room=None), torch.zeros(16, 4, 2, 2))
+    assert asked == [7 * decode_bytes(vae, (2 * cell_size(vae)) ** 2)], "three parts of 16 frames"
 
 
 @torch.no_grad()
