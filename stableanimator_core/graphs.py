@@ -60,11 +60,15 @@ class Graphs:
         return ""
 
     def _stop_recording(self) -> None:
-        """Tell torch's allocator that a recording is over, which it is not told where CUDA broke the recording off
-        (`capture_end` raises before, in 2.11): it would never give back again what it keeps."""
+        """Tell torch that a recording is over, which it is not told where CUDA broke the recording off (`capture_end`
+        raises before, in 2.11): nobody could draw random numbers again, and what the allocator keeps would stay kept.
+        """
+        device = torch.cuda.current_device()
+        numbers = torch.cuda.default_generators[device]
+        numbers.graphsafe_set_state(numbers.clone_state())  # as it is, but not recorded
         try:
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-            torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch._C._cuda_releasePool(device, self._pool)
         except (AttributeError, RuntimeError):  # it was told, or another torch has other words
             return
 

@@ -34,7 +34,6 @@ CHECKPOINTS = dict(zip(STAGES, ("faces.pt", "vae.pt", "animator.pt")))
 CROSS_DIM = 192
 ID_DIM = 256
 FACE_SIZE = 64  # px of the embedders' crops
-UNSEEN = 256  # people for checking the embedders
 FIRST_CLIPS = 2_000  # enough to begin with
 CROSS, PLAIN = "CrossAttn{}BlockSpatioTemporal", "{}BlockSpatioTemporal"
 
@@ -45,6 +44,7 @@ class MiniRecipe:
 
     clips: int = 24_000
     identities: int = 8_000  # of the embedder; the judge gets as many others
+    unseen: int = 256  # for checking both
     views: int = 12
     frames: int = 16
     size: int = 192
@@ -222,7 +222,7 @@ def _train_faces(models: Models, data: Path, recipe: MiniRecipe, device: torch.d
     """The embedder and, from other people, the judge; both are checked on people that neither has seen."""
     views = dict(views=recipe.views, crop=FACE_SIZE, face_scale=FACE_SCALE, workers=recipe.workers)
     crops = render_views(data / "views", 2 * recipe.identities, seed=recipe.seed, **views)
-    unseen = torch.tensor(render_views(data / "unseen", UNSEEN, seed=recipe.seed, split="held_out", **views))
+    unseen = torch.tensor(render_views(data / "unseen", recipe.unseen, seed=recipe.seed, split="held_out", **views))
     halves = crops[: recipe.identities], crops[recipe.identities :]
     for part, people in zip(("face_embedder", "face_judge"), halves):
         embedder = getattr(models, part)
@@ -263,6 +263,6 @@ def quick_recipe() -> MiniRecipe:
     """A few steps of everything: shows that the whole recipe runs, not that it learns."""
     few = Budget(2)
     return replace(
-        MiniRecipe(), clips=4, identities=4, views=2, workers=1, embedder=few, autoencoder=few, animator=few,
+        MiniRecipe(), clips=4, identities=4, unseen=2, views=2, workers=1, embedder=few, autoencoder=few, animator=few,
         animation=AnimatorRecipe(clips=2), reconstruction=AutoencoderRecipe(frames=2), batch_faces=8,
     )  # fmt: skip

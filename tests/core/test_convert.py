@@ -435,18 +435,14 @@ def test_onnx_of_another_depth(embedder, tmp_path, layers, missing):
     path = export(embedder, tmp_path / "w600k.onnx", fused=True)
     with pytest.raises(WeightsError) as error:
         read_embedder(path, layers)
-    assert str(error.value) == (
-        f"{path}: not the face embedder: no {missing} should be; {FETCH_AGAIN}"
-    )
+    assert str(error.value) == (f"{path}: not the face embedder: no {missing} should be; {FETCH_AGAIN}")
 
 
 def test_onnx_of_another_network(tmp_path):
     path = export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), tmp_path / "det.onnx", fused=True)
     with pytest.raises(WeightsError) as error:
         read_embedder(path, LAYERS)
-    assert str(error.value) == (
-        f"{path}: not the face embedder: no PRelu where prelu should be; {FETCH_AGAIN}"
-    )
+    assert str(error.value) == (f"{path}: not the face embedder: no PRelu where prelu should be; {FETCH_AGAIN}")
 
 
 def test_slopes_that_are_computed(embedder, tmp_path):

@@ -65,6 +65,8 @@ def card(monkeypatch):
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         tell = partial(lambda *told: card.said.append(told), name)
         monkeypatch.setattr(torch._C, name, tell, raising=False)
+    numbers = SimpleNamespace(clone_state=lambda: "as it is", graphsafe_set_state=card.said.append)
+    monkeypatch.setattr(torch.cuda, "default_generators", (numbers,))
     return card
 
 
@@ -140,7 +142,7 @@ def test_work_that_cannot_be_recorded_is_run_as_it_is(card, caplog):
         assert graphs.run("key", work, torch.tensor([float(n)]))[0].item() == 2 * n + 1
     assert still_there[2] == [False, False] and len(made) == 5
     told = [("_cuda_endAllocateToPool", 0, "pool"), ("_cuda_releasePool", 0, "pool")]
-    assert not card.tapes and card.said == ["stream", *told, "empty"]
+    assert not card.tapes and card.said == ["stream", "as it is", *told, "empty"]
     assert caplog.messages == ["CUDA graphs are off in this run: operation not permitted when stream is capturing"]
     graphs.run("fine", fine, torch.ones(1))
     assert fine.calls == 3 and not graphs.close()
@@ -163,7 +165,7 @@ def test_an_allocator_that_knows_that_a_recording_is_over_is_left_alone(card, mo
 
     graphs = Graphs(CUDA)
     assert [graphs.run("key", work, torch.tensor([float(n)]))[0].item() for n in range(3)] == [1, 2, 3]
-    assert card.said == ["stream", "empty"]
+    assert card.said == ["stream", "as it is", "empty"]
 
 
 def test_errors_of_the_work_itself_are_the_callers(card):

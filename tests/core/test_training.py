@@ -441,7 +441,6 @@ def small(monkeypatch):
         return replace(made, parts=parts)
 
     monkeypatch.setattr(mini, "mini_config", config)
-    monkeypatch.setattr(mini, "UNSEEN", 2)
     few = Budget(1)
     return replace(
         mini.quick_recipe(),

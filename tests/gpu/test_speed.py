@@ -85,9 +85,9 @@ def test_numbers_are_those_of_the_cpu(models, with_kernels):
         pairs.append((decode_latents(models.vae, latents()), decode_latents(cpu.vae, latents().cpu())))
     for kind in (upright, turned):
         pairs.append((gradient(models, OFF, latents(), kind), gradient(cpu, OFF, latents().cpu(), kind)))
-    *exact, leaning = [off_by(*pair) for pair in pairs]
-    assert max(exact) < 1e-4, exact
-    assert leaning < 1e-3, "one and two threads of a CPU are 2e-4 apart"
+    video, *gradients = [off_by(*pair) for pair in pairs]
+    assert video < 1e-4
+    assert max(gradients) < 1e-3, f"{gradients}; one and two threads of a CPU are up to 2e-4 apart"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -21,19 +21,24 @@ TOLERANCE_GIB = 0.5  # latents, pictures and workspaces: peaks of the record lie
 
 @pytest.mark.parametrize("iterations", [0, 2])
 def test_what_is_made_is_the_same(monkeypatch, iterations):
-    """Of the built-in model, as if there were no room at all; five steps, so that CUDA graphs are recorded."""
+    """Of the built-in model, as if there were no room at all; five steps, so that CUDA graphs are recorded.
+
+    With HJB but for rounding: a GPU adds up its gradients in another order every time.
+    """
     animator = StableAnimator.load("mini", device="cuda")
     clip = make_clip(1, size=(animator.models.config.width, animator.models.config.height), frames=4, family="wave")
     hjb = HJBConfig(iterations=iterations, first_step=1, last_step=3, margin=1)
 
     def animate():
-        return animator.animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb, steps=5).frames
+        made = animator.animate(clip.reference, clip.poses, clip.reference_pose, hjb=hjb, steps=5)
+        return made.frames.astype(int)
 
     whole = animate()
     assert animator.models.turns.moved == 0
     monkeypatch.setattr(Turns, "free", lambda self: 0.0)
     for _ in range(2):
-        np.testing.assert_array_equal(animate(), whole)
+        off = np.abs(animate() - whole)
+        assert off.max() <= min(iterations, 1) and off.mean() < 1e-3
     assert animator.models.turns.moved > 0
 
 

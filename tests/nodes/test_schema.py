@@ -45,10 +45,12 @@ SOCKETS = {
     "StableAnimatorDecode": (["model", "samples"], ["IMAGE"]),
     "StableAnimatorPreflight": (["model", "reference", "reference_pose", "driving", "hjb"], ["STRING"]),
     "StableAnimatorIdentityScore": (
-        ["model", "frames", "reference", "poses", "reference_pose", "face"], ["FLOAT", "IMAGE", "IMAGE", "STRING"],
+        ["model", "frames", "reference", "poses", "reference_pose", "face"],
+        ["FLOAT", "IMAGE", "IMAGE", "STRING"],
     ),
     "StableAnimatorHJBSweep": (
-        ["model", "reference", "poses", "face", "hjb"], ["IMAGE", "IMAGE", "STABLEANIMATOR_HJB", "STRING"],
+        ["model", "reference", "poses", "face", "hjb"],
+        ["IMAGE", "IMAGE", "STABLEANIMATOR_HJB", "STRING"],
     ),
 }
 KINDS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
