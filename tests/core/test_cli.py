@@ -303,21 +303,22 @@ def test_progress_moves_on_a_terminal(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "platform, given, found",
+    "command, platform, given, found",
     [
-        ("linux", {}, ["expandable_segments:True"] * 2),
-        ("linux", {cli.ALLOCATOR[1]: "max_split_size_mb:64"}, [None, "max_split_size_mb:64"]),
-        ("win32", {}, [None, None]),
+        (["demo"], "linux", {}, ["expandable_segments:True"] * 2),
+        (["demo"], "linux", {cli.ALLOCATOR[1]: "max_split_size_mb:64"}, [None, "max_split_size_mb:64"]),
+        (["demo"], "win32", {}, [None, None]),
+        (["train", "mini"], "linux", {}, [None, None]),
     ],
 )
-def test_segments_grow_unless_the_user_has_set_the_allocator(run, monkeypatch, platform, given, found):
+def test_segments_grow_unless_the_user_has_set_the_allocator(run, monkeypatch, command, platform, given, found):
     for name in cli.ALLOCATOR:
         monkeypatch.setenv(name, "")  # so that what the command sets is undone in the end
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    run("--version")
+    run(*command, "--help")
     assert [os.environ.get(name) for name in cli.ALLOCATOR] == found
 
 

@@ -47,9 +47,9 @@ MARGIN, COSINE, SIMILARITY = (
 
 SETUP = (
     "{clips} clips of {frames} frames, HJB as the model's own settings say (k = {k}, steps {first} to {last}) but for "
-    "what a row names. Decode: the latents of the face and {margin} cells around it, or whole frames. Moved: the "
-    "latents of the face's box, or, as Adam in the published code does, all that were decoded. Background: pixels "
-    "outside of the face boxes; moved: mean difference from the video with HJB off, on a scale of 0..1. "
+    "what a row names. Decode: the latents of the face's box and a margin of {margin} (in cells), or whole frames. "
+    "Moved: the latents of the face's box, or, as Adam in the published code does, all that were decoded. Background: "
+    "pixels outside of the face boxes; moved: mean difference from the video with HJB off, on a scale of 0..1. "
     "The cosine compares the gradient of a cropped decode in the face's latents with that of whole frames at the same "
     "x0, in every step that HJB touches."
 )
