@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -65,12 +66,12 @@ class Graphs:
         """
         device = torch.cuda.current_device()
         numbers = torch.cuda.default_generators[device]
-        numbers.graphsafe_set_state(numbers.clone_state())  # as it is, but not recorded
-        try:
+        # It was told, or another torch has other words.
+        with suppress(AttributeError, RuntimeError):
+            numbers.graphsafe_set_state(numbers.clone_state())  # as it is, but not recorded
+        with suppress(AttributeError, RuntimeError):
             torch._C._cuda_endAllocateToPool(device, self._pool)
             torch._C._cuda_releasePool(device, self._pool)
-        except (AttributeError, RuntimeError):  # it was told, or another torch has other words
-            return
 
     def close(self) -> bool:
         """Give the memory back; from now on work is run as it is. Returns whether there was something to give back."""

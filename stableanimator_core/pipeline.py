@@ -214,10 +214,11 @@ def sample(
     to the output's aspect. pose_images: [F, H, W, 3] uint8, to use instead of the drawing.
     chosen: frames to make, ascending, all by default; crop, noise and guidance are those that they have in the whole.
     measure: on_identity is also called where the face optimisation itself needs no measurement, see make_face_refiner.
-    trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same.
+    trail: of a run before this one; what it kept is not run again, and it keeps this run. The latents are the same
+    (on GPUs with HJB, as far as two runs are).
     processes: share the context windows, and the windows of faces that HJB decodes. Latents are the same in all, and
-    the same as one process makes: bit for bit on CPUs where libraries and numbers of threads are alike, within rounding
-    on GPUs (52 frames on two H200 in fp16: at most 2 of 255 apart).
+    the same as one process makes: bit for bit on CPUs where libraries and numbers of threads are alike, but for
+    rounding on GPUs (52 frames on two H200 in fp16: at most 2 of 255 apart).
     Raises InputError without frames, ValueError for a trail in several processes, whose cards may be free of different
     amounts: they would not all go on from the same step.
     """

@@ -46,7 +46,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] != ["train"]:  # which was never tried with segments that grow
+    if argv[:1] != ["train"]:  # training was never tried with them
         let_segments_grow()
     stdout, as_json = sys.stdout, "--json" in argv
     for stream in (sys.stdout, sys.stderr):

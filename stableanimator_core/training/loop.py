@@ -6,6 +6,7 @@ import atexit
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def start_processes() -> PartialState:
     """What `accelerate launch` has started, or this process alone, set up for training."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.enable_cudnn_sdp(False)  # its attention over 65,535 short sequences gave NaN
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # graphs are recorded on one of their own
     atexit.unregister(_leave_processes)
     atexit.register(_leave_processes)
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)

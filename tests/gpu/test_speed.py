@@ -86,8 +86,8 @@ def test_numbers_are_those_of_the_cpu(models, with_kernels):
     for kind in (upright, turned):
         pairs.append((gradient(models, OFF, latents(), kind), gradient(cpu, OFF, latents().cpu(), kind)))
     video, *gradients = [off_by(*pair) for pair in pairs]
-    assert video < 1e-4
-    assert max(gradients) < 1e-3, f"{gradients}; one and two threads of a CPU are up to 2e-4 apart"
+    assert video < 1e-4, video
+    assert max(gradients) < 1e-3, f"{gradients}; 3e-4 was seen, one and two threads of a CPU are up to 2e-4 apart"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

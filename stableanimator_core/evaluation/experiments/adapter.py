@@ -31,7 +31,7 @@ SETUP = (
     "gives z_face the mean and deviation of z_img; normalisation only gives it mean 0 and deviation 1; plain addition "
     "adds it as it is. Only rows that are trained that way can be compared with one another, and only when they were "
     "trained alike: the others take networks that were trained with another addition, and show what those rely on. "
-    "Above {base}: the mean over the clips of the difference, with its own standard error."
+    '"CSIM above {base}": the mean over the clips of the difference, with its own standard error.'
 )
 
 
