@@ -66,7 +66,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
         ("driving video", video),
         ("its poses", driver_images),
         ("without HJB", plain.frames, captions(plain.csim)),
-        ("result", result.frames, captions(result.csim)),
+        ("with HJB", result.frames, captions(result.csim)),
         ("pose over it", poses_over),
     ]
     files = {
@@ -82,7 +82,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     for note in result.notes:
         report.note(f"note: {note}")
     report.line(f"{len(result.frames)} frames of {width}x{height} on {device}: {plain.seconds:.1f} s without HJB, "
-                f"{result.seconds:.1f} s with it")  # fmt: skip
+                f"{result.seconds:.1f} s with it, each with the steps that both share")  # fmt: skip
     for path in files.values():
         report.line(f"  {path}")
     return {

@@ -70,7 +70,10 @@ class PoseFinder:
         from ..video import open_video
 
         with open_video(path, fps=fps, start=start, max_frames=frames, longest=longest) as reader:
-            poses, notes = self._extract(reader, reader.count, **settings)
+            try:
+                poses, notes = self._extract(reader, reader.count, **settings)
+            except PoseError as error:
+                raise PoseError(f"{path}: {error}") from None
             if frames is not None and poses.frames < frames:
                 notes = (*notes, f"{path.name} gives {poses.frames} frames, {frames} were asked for")
             return Motion(poses, reader.fps, notes)

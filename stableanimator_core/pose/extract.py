@@ -64,7 +64,7 @@ def extract_poses(
     if not tracks:
         raise PoseError(
             f"nobody found in {_frames(len(found))}; lower the thresholds (person {min_person_score:g}, points "
-            f"{min_score:g}) or use a clip in which a person is larger and sharper"
+            f"{min_score:g}; `poses extract` and Extract Poses have them) or use another with a larger, sharper person"
             + "".join(f"; {note}" for note in detector.notes)
         )
     if person >= len(tracks):

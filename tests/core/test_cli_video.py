@@ -147,3 +147,7 @@ def test_nobody_in_the_picture(world, models, tiny_model, capsys):
     argv += ["--driving", world / "dance", "--out", world / "out.mp4", "--device", "cpu"]
     assert cli.main([str(argument) for argument in argv]) == 2
     assert "empty.png: nobody found in the picture; lower the thresholds" in capsys.readouterr().err
+    argv[argv.index("--reference") + 1] = world / "reference.png"
+    argv[argv.index("--driving") + 1] = world / "empty.png"
+    assert cli.main([str(argument) for argument in argv]) == 2
+    assert "empty.png: nobody found in the picture; lower the thresholds" in capsys.readouterr().err

@@ -27,10 +27,11 @@ TRAINED = Column("trained", "trained that way")
 MORE_ERROR = Column("csim_more_error", "±", 4)
 
 SETUP = (
-    "{clips} clips of {frames} frames, HJB off: identity comes through the face tokens alone. Distribution alignment "
-    "gives z_face the mean and deviation of z_img; normalisation only gives it mean 0 and deviation 1; plain addition "
-    "adds it as it is. Only rows that are trained that way can be compared with one another, and only when they were "
-    "trained alike: the others take networks that were trained with another addition, and show what those rely on. "
+    "{clips} clips of {frames} frames, HJB off: identity comes from what the UNet sees of the picture and through the "
+    "face tokens. Distribution alignment gives z_face the mean and deviation of z_img; normalisation only gives it "
+    "mean 0 and deviation 1; plain addition adds it as it is. Only rows that are trained that way can be compared with "
+    "one another, and only when they were trained alike: the others take networks that were trained with another "
+    "addition, and show what those rely on. "
     '"CSIM above {base}": the mean over the clips of the difference, with its own standard error.'
 )
 

@@ -56,7 +56,7 @@ def run(studio: Studio) -> Result:
     """k on the model's own range and on the paper's; the other ranges at the paper's k."""
     config, takes = studio.animator.models.config, studio.takes()
     own = model_hjb(config, config.steps)
-    studio.animate(takes[0])  # what is done once only is not HJB's time
+    studio.animate(takes[0], hjb=own)  # what is done once only is not the first settings' time
     rows: list[Row] = []
     made: dict[str, list] = {}
     settings = [Setting("off", OFF), *settings_of(own, config.steps)]
