@@ -311,7 +311,15 @@ def test_the_papers_ranges_of_steps(steps, last):
 def test_hjb(studio, monkeypatch):
     monkeypatch.setattr(hjb_strength, "ITERATIONS", (2,))
     monkeypatch.setattr(hjb_strength, "USUAL_K", 3)
+    animate, asked = Studio.animate, []
+
+    def noting(studio, take, *more, hjb):
+        asked.append(hjb)
+        return animate(studio, take, *more, hjb=hjb)
+
+    monkeypatch.setattr(Studio, "animate", noting)
     result = EXPERIMENTS["hjb"](studio)
+    assert asked[0].iterations and not asked[1].iterations, "what is done once in a process is nobody's time"
     rows = rows_of(result)
     names = [f"{curve}, k = {k}" for curve in ("own range",) for k in (1, 2)]
     names += ["first 5 of 25, k = 3", "first 10 of 25, k = 1", "first 10 of 25, k = 2", "first 20 of 25, k = 3"]

@@ -24,7 +24,7 @@ WAYS: dict[Adding, str] = {
 }
 SHOWN, FACES = 2, 4  # takes on the sheet, faces of each
 TRAINED = Column("trained", "trained that way")
-MORE_ERROR = Column("csim_more_error", "±", 4)
+MORE, MORE_ERROR = "csim_more", Column("csim_more_error", "±", 4)
 
 SETUP = (
     "{clips} clips of {frames} frames, HJB off: identity comes from what the UNet sees of the picture and through the "
@@ -57,9 +57,9 @@ def run(studio: Studio) -> Result:
         csims.append([score["csim"] for score in scores])
         rows.append(mean_row(label, scores, trained="yes" if trained else "no"))
     base = 1 if studio.variants else 0  # the variants are trained alike, the model as it is longer
-    more = Column("csim_more", f"CSIM above {rows[base][SETTING.key]}", 4)
+    more = Column(MORE, f"CSIM above {rows[base][SETTING.key]}", 4)
     for row, each in zip(rows, csims):
-        row |= _more(more.key, each, csims[base])
+        row |= _more(each, csims[base])
     pictures = []
     for number, take in enumerate(takes[:SHOWN]):
         frames = spread(len(take.truth), FACES)
@@ -78,10 +78,10 @@ def run(studio: Studio) -> Result:
     return Result("adapter", "ID adapter", setup, (table,), sheets={"adapter": contact_sheet(pictures, FACES)})
 
 
-def _more(key: str, csims: list[float], base: list[float]) -> dict[str, float]:
+def _more(csims: list[float], base: list[float]) -> dict[str, float]:
     """How far CSIMs lie above those of the same clips in another row; without the clips that have no face."""
     row = mean_row("", [{"csim": value - other} for value, other in zip(csims, base)])
-    return {key: row["csim"], MORE_ERROR.key: row.get("csim_error", NAN)}
+    return {MORE: row["csim"], MORE_ERROR.key: row.get("csim_error", NAN)}
 
 
 @contextmanager
