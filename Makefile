@@ -4,13 +4,15 @@
 #   make comfyui   start ComfyUI with this pack                   make lint   ruff alone
 #   make experiments   the paper's experiments: minutes on a GPU, a small form on a CPU
 #
-# Overridable: PYTHON, VENV, TORCH, COMFYUI_PATH, COMFYUI_ARGS, PYTEST_ARGS, DEMO_ARGS, EXPERIMENTS_ARGS.
+# Overridable: PYTHON, VENV, TORCH, COMFYUI_PATH, COMFYUI_ARGS, TEST_WORKERS, PYTEST_ARGS, DEMO_ARGS, EXPERIMENTS_ARGS.
 
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 # The set that this version was tested with; ComfyUI needs all three. Any later set that belongs together will do.
 TORCH ?= torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0
+# Processes that test side by side; one of them runs ComfyUI and the page.
+TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 COMFYUI_PATH ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stableanimator/ComfyUI
 COMFYUI_REPOSITORY ?= https://github.com/comfyanonymous/ComfyUI
 
@@ -35,8 +37,8 @@ $(VENV)/.installed: requirements.txt
 	$(PIP) $$($(FIND_CPU_INDEX)) $(TORCH) -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-tests: $(VENV)/.installed
-	$(PIP) pytest pytest-cov ruff torchmetrics onnx
+$(VENV)/.installed-tests: $(VENV)/.installed Makefile
+	$(PIP) pytest pytest-cov pytest-xdist ruff torchmetrics onnx
 	@touch $@
 
 $(VENV)/.installed-comfyui: $(VENV)/.installed $(COMFYUI_PATH)/requirements.txt
@@ -62,7 +64,7 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
 test: $(if $(and $(COMFYUI_FOUND),$(CHROMIUM_FOUND)),$(VENV)/.installed-browser)
-	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 comfyui-tests-note:
 	@echo "NOTE: no ComfyUI at $(COMFYUI_PATH): the tests inside ComfyUI are SKIPPED."

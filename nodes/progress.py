@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..stableanimator_core.conditioning import resize_picture
 from ..stableanimator_core.errors import WeightsError
-from ..stableanimator_core.evaluation.estimate import Speed, Work
+from ..stableanimator_core.evaluation.estimate import Speed, Work, time_left
 from ..stableanimator_core.hjb import Likeness, OnIdentity
 from ..stableanimator_core.hjb_settings import HJBConfig
 from ..stableanimator_core.pipeline import Hooks
-from ..stableanimator_core.trail import Plan, StepSeconds, Trail
+from ..stableanimator_core.trail import Plan, Trail
 from ..stableanimator_core.vae import cell_size, encode_image
 from ..stableanimator_core.video.pixels import from_uint8
 from ..stableanimator_core.weights import Models
@@ -55,24 +55,11 @@ def sampling_hooks(
         picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
         bar.update_absolute(done[step + 1 - plan.first], preview=picture)
         if step + 1 < total:
-            on_left(step + 1, *_left(trail.seconds[plan.first :], work, step + 1, known))
+            on_left(step + 1, *time_left(trail.seconds[plan.first :], work, step + 1, known))
 
     return Hooks(
         on_step=on_step, on_identity=heard, on_forward=throw_exception_if_processing_interrupted, on_note=notes.say
     )
-
-
-def _left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None) -> tuple[float, bool]:
-    """Seconds of the steps from `first` on by those that were run, and whether with their face optimisation, which
-    only steps that had it, or earlier runs, tell."""
-    speed = Speed.of(steps, work.frames, work.windowed)
-    if speed.iteration is None and known is not None:
-        speed = speed._replace(iteration=known.iteration)
-    rest = work.iterations[first:]
-    seconds = speed.reckon(rest, work.frames, work.windowed)
-    if seconds is not None:
-        return seconds, True
-    return speed.reckon([0] * len(rest), work.frames, work.windowed), False
 
 
 def sweep_hooks(notes: Notes, steps: int, variants: Sequence[HJBConfig]) -> tuple[Hooks, Callable[[int, int], None]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..stableanimator_core.errors import InputError
-from ..stableanimator_core.evaluation.estimate import Speed, Work, duration
+from ..stableanimator_core.evaluation.estimate import Speed, Work, say_left
 from ..stableanimator_core.face import ReferenceFace
 from ..stableanimator_core.hjb_settings import describe, resolve
 from ..stableanimator_core.pipeline import (
@@ -156,15 +154,21 @@ class StableAnimatorSample(io.ComfyNode):
         known = recall(kind)
         if plan.seconds is None and known is not None:
             plan = plan._replace(seconds=known.reckon(work.iterations[plan.first :], work.frames, work.windowed))
-        scope, optimised, on_left = None, [], partial(_say_left, notes, plan.steps)
+        scope, optimised = None, []
         if measure:
             resolved = resolve(options, settings.steps, face=seen)
             scope = IdentityScope(notes.sender, frames, face, resolved, plan, memory)
-            on_left = scope.left
         else:
             optimised = [describe(options, settings.steps, face=seen)]
             notes.say(*optimised)
             notes.status(plan.text())
+
+        def on_left(done: int, seconds: float, whole: bool) -> None:
+            if scope:
+                scope.left(done, seconds, whole)
+            else:
+                notes.status(f"{done} of {plan.steps} steps done, {say_left(seconds, whole)}")
+
         hooks = sampling_hooks(
             notes, preview_format(models, picture, settings.width, settings.height), models.device, plan,
             work, memory.trail, known, on_left, scope and scope.on_identity,
@@ -209,11 +213,6 @@ class StableAnimatorDecode(io.ComfyNode):
             model.load(), latents, chunk=chunk, on_chunk=decoding_progress(len(latents), notes.node), on_note=notes.say
         )
         return io.NodeOutput(frames_to_image(frames), ui=notes.ui)
-
-
-def _say_left(notes: Notes, steps: int, done: int, seconds: float, whole: bool) -> None:
-    face = "" if whole else " and the face optimisation"
-    notes.status(f"step {done} of {steps} done, about {duration(seconds)} left{face}")
 
 
 def _settings(

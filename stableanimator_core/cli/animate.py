@@ -36,10 +36,12 @@ from .report import Report, rounded, sparkline
 if TYPE_CHECKING:
     import torch
 
+    from ..evaluation.estimate import Work
     from ..face import FaceDetector
     from ..hjb_settings import HJBConfig
     from ..parallel import Processes
     from ..pipeline import Animation, Hooks, StableAnimator
+    from ..trail import Trail
     from ..weights import ModelConfig, Places
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -98,7 +100,9 @@ def animate_command(args: argparse.Namespace, report: Report) -> dict:
 
 
 def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -> dict:
+    from ..evaluation.estimate import Work
     from ..pipeline import SamplingConfig
+    from ..trail import Trail
     from ..video import check_output, read_image, write_video
     from ..weights import V1_CONFIG, config_of
     from ..weights.registry import V1
@@ -111,7 +115,7 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     check_material(args, finder)
     hjb = hjb_settings(config, args)
     width, height = args.size or (None, None)
-    SamplingConfig.for_model(config, width=width, height=height)  # refuses before the long work
+    settings = SamplingConfig.for_model(config, width=width, height=height, steps=args.steps)
     if args.model == V1_CONFIG.name:
         places.require(*V1)
     reference_pose = processes.from_first(lambda: read_reference_pose(args, picture, finder))
@@ -119,6 +123,7 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     finder.close()  # before the model is loaded: both at once may not fit
     animator, device = load_animator(args, processes)
     face_detector = load_face_detector(animator, places, args.device)
+    trail = Trail(0) if processes.count == 1 else None  # keeps no latents; it times the steps
     result = animator.animate(
         picture,
         driving.poses,
@@ -128,7 +133,8 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
         proportions=args.proportions,
         hjb=hjb,
         face_detector=face_detector,
-        hooks=progress_hooks(report),
+        hooks=progress_hooks(report, work=Work.of(settings, hjb, driving.poses.frames), trail=trail),
+        trail=trail,
         width=width,
         height=height,
         steps=args.steps,
@@ -200,18 +206,25 @@ def hjb_settings(config: "ModelConfig", args: argparse.Namespace) -> "HJBConfig"
     return model_hjb(config, steps, iterations=args.hjb_iterations, first_step=first, last_step=last, lr=args.hjb_lr)
 
 
-def progress_hooks(report: Report, label: str = "") -> "Hooks":
-    """Hooks that show denoising, face optimisation and decoding on stderr."""
+def progress_hooks(
+    report: Report, label: str = "", *, work: "Work | None" = None, trail: "Trail | None" = None
+) -> "Hooks":
+    """Hooks that show denoising, face optimisation and decoding on stderr.
+
+    work, trail: of the job and of its run, for the time left; without them nothing is said of it.
+    """
     from ..pipeline import Hooks
 
-    shown = {"identity": ""}
+    identity = ""
 
     def on_step(step, x0, x, steps):
-        report.progress(step + 1, steps, f"{label}denoising steps{shown['identity']}")
+        left = "" if work is None or trail is None or step + 1 == steps else f", {_left(work, trail, step + 1)}"
+        report.progress(step + 1, steps, f"{label}denoising steps done{left}{identity}")
 
     def on_identity(likeness):
+        nonlocal identity
         value = likeness.csim.nanmean().item()
-        shown["identity"] = f", face optimised to {value:.2f} in step {likeness.step}"
+        identity = f", face optimised to {value:.2f} in step {likeness.step}"
         report.live(
             f"{label}step {likeness.step}: face optimisation, round {likeness.iteration + 1}, similarity {value:.2f}"
         )
@@ -220,6 +233,15 @@ def progress_hooks(report: Report, label: str = "") -> "Hooks":
         report.progress(done, total, f"{label}frames decoded")
 
     return Hooks(on_step=on_step, on_identity=on_identity, on_decode=on_decode)
+
+
+def _left(work: "Work", trail: "Trail", first: int) -> str:
+    """How long the steps from `first` on will take, in words."""
+    from ..evaluation.estimate import say_left, time_left
+
+    if any(planned and not took.iterations for planned, took in zip(work.iterations, trail.seconds)):
+        work = work._replace(iterations=(0,) * len(work.iterations))  # there is no face
+    return say_left(*time_left(trail.seconds, work, first))
 
 
 def identity_of(result: "Animation") -> dict:

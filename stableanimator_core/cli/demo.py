@@ -25,9 +25,10 @@ def register(commands) -> None:
 
 def demo_command(args: argparse.Namespace, report: Report) -> dict:
     """Animate the demo picture without and with the face optimisation; write the videos and a contact sheet."""
+    from ..evaluation.estimate import Work
     from ..hjb_settings import HJBConfig
     from ..keypoints import Poses
-    from ..pipeline import model_hjb
+    from ..pipeline import SamplingConfig, model_hjb
     from ..pose import PoseDetector, draw_poses, extract_poses
     from ..trail import Trail
     from ..video import contact_sheet, overlay, read_image, read_video, write_image, write_video
@@ -46,10 +47,11 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     seconds = time.monotonic() - start
     report.line(f"poses of the driving video's {len(video)} frames found by the built-in estimator in {seconds:.1f} s")
 
+    plan = SamplingConfig.for_model(config, steps=args.steps)
     trail = Trail()  # both runs are the same up to the first step with HJB
 
     def run(hjb: HJBConfig, label: str):
-        hooks = progress_hooks(report, label)
+        hooks = progress_hooks(report, label, work=Work.of(plan, hjb, driving.frames), trail=trail)
         sampling = {"steps": args.steps, "seed": args.seed, "trail": trail}
         return animator.animate(reference, driving, reference_pose, hjb=hjb, hooks=hooks, **sampling)
 
@@ -63,7 +65,7 @@ def demo_command(args: argparse.Namespace, report: Report) -> dict:
     poses_over = overlay(result.frames, result.pose_images)
     rows = [
         ("reference", reference[None]),
-        ("driving video", video),
+        ("driving video", video, [f"frame {number}" for number in range(len(video))]),
         ("its poses", driver_images),
         ("without HJB", plain.frames, captions(plain.csim)),
         ("with HJB", result.frames, captions(result.csim)),

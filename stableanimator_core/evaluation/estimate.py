@@ -94,6 +94,24 @@ class Work(NamedTuple):
         return cls(tuple(iterations), frames, sum(len(window) for window in windows))
 
 
+def time_left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed | None = None) -> tuple[float, bool]:
+    """Seconds of the steps from `first` on by those that were run, and whether with their face optimisation, which
+    only steps that had it, or earlier runs, tell."""
+    speed = Speed.of(steps, work.frames, work.windowed)
+    if speed.iteration is None and known is not None:
+        speed = speed._replace(iteration=known.iteration)
+    rest = work.iterations[first:]
+    seconds = speed.reckon(rest, work.frames, work.windowed)
+    if seconds is not None:
+        return seconds, True
+    return speed.reckon([0] * len(rest), work.frames, work.windowed), False
+
+
+def say_left(seconds: float, whole: bool) -> str:
+    """What time_left reckons, in words."""
+    return f"about {duration(seconds)} left{'' if whole else ' and the face optimisation'}"
+
+
 class Estimate(NamedTuple):
     """Seconds and memory of a job, from a trial on its own material."""
 

@@ -330,11 +330,11 @@ OUTCOMES = [
     ({"state": "running", "first": 5, "seconds": 0}, "all 5 steps are kept, nothing is run"),
     (
         {"state": "running", "first": 0, "seconds": None, "left": {"done": 2, "seconds": 7, "whole": True}},
-        "step 2 of 5 done, about 7 s left",
+        "2 of 5 steps done, about 7 s left",
     ),
     (
         {"state": "running", "first": 0, "seconds": None, "left": {"done": 2, "seconds": 179, "whole": False}},
-        "step 2 of 5 done, about 3 min left and the face optimisation",
+        "2 of 5 steps done, about 3 min left and the face optimisation",
     ),
     ({"state": "stopped", "first": 0, "step": 3}, "stopped in step 3; steps that were done are kept"),
     ({"state": "done", "first": 2, "seconds": 7}, "steps 2 to 4 ran in 7 s, steps 0 to 1 were kept"),
