@@ -35,6 +35,7 @@ STANDING = np.array(
 TOGETHER = {"browser": "comfyui", "nodes": "comfyui", "gpu": "gpu"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
