@@ -11,8 +11,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The set that this version was tested with; ComfyUI needs all three. Any later set that belongs together will do.
 TORCH ?= torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0
-# Processes that test side by side; one of them runs ComfyUI and the page.
-TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
+# Processes that test side by side, each with a ComfyUI of its own; one where tests measure an NVIDIA GPU's memory and time.
+TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os, shutil; print(1 if shutil.which("nvidia-smi") else min(os.cpu_count() or 1, 4))')
 COMFYUI_PATH ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stableanimator/ComfyUI
 COMFYUI_REPOSITORY ?= https://github.com/comfyanonymous/ComfyUI
 
@@ -64,7 +64,7 @@ $(VENV)/.installed-browser: $(VENV)/.installed
 
 test: lint $(VENV)/.installed-tests $(if $(COMFYUI_FOUND),$(VENV)/.installed-comfyui,comfyui-tests-note)
 test: $(if $(and $(COMFYUI_FOUND),$(CHROMIUM_FOUND)),$(VENV)/.installed-browser)
-	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	COMFYUI_PATH="$(COMFYUI_PATH)" $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 comfyui-tests-note:
 	@echo "NOTE: no ComfyUI at $(COMFYUI_PATH): the tests inside ComfyUI are SKIPPED."

@@ -31,16 +31,9 @@ STANDING = np.array(
 )  # fmt: skip
 
 
-# What shares one ComfyUI server, or one GPU, is run by one worker; elsewhere each file is.
-TOGETHER = {"browser": "comfyui", "nodes": "comfyui", "gpu": "gpu"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.parent.name, str(item.path.with_suffix("")))))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
