@@ -29,6 +29,7 @@ from .material import (
     check_material,
     detector_of,
     read_driving,
+    read_driving_sound,
     read_reference_pose,
 )
 from .report import Report, rounded, sparkline
@@ -57,6 +58,7 @@ def register(commands) -> None:
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
     parser.add_argument("--fps", type=frame_rate, help="of the result; default: the driving video's, else the model's")
+    parser.add_argument("--mute", action="store_true", help="leave the driving video's sound out")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="learned", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
@@ -144,11 +146,14 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     if not processes.first:
         return {}
     fps = args.fps or driving.fps or animator.models.config.fps
-    written = write_video(args.out, result.frames, fps)
+    sound, sound_notes = None, ()
+    if not args.mute:
+        sound, sound_notes = read_driving_sound(args.driving, driving, args.out, fps, len(result.frames))
+    written = write_video(args.out, result.frames, fps, sound=sound)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]
     detector_notes = face_detector.notes if face_detector else ()
-    notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *detector_notes, *result.notes)))
+    notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *detector_notes, *result.notes, *sound_notes)))
     for note in notes:
         report.note(f"note: {note}")
     report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
@@ -157,6 +162,7 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
         "frames": frames,
         "size": [width, height],
         "fps": float(fps),
+        "sound": sound is not None,
         "model": animator.models.config.name,
         "device": device,
         "seed": args.seed,

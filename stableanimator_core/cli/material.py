@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import FaceError, InputError, PoseError, WeightsError
+from ..errors import FaceError, InputError, PoseError, VideoError, WeightsError
 from .arguments import frame_rate, number, whole
 from .report import Report
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..weights.places import Places
 
 DETECTORS = ("auto", "dwpose", "built-in")  # pose.DETECTORS, which takes seconds to import
+IN_STEP = 0.002  # by which rates may differ: 29.97 frames a second are taken for 30
 LONGEST = 1920  # px: larger frames are scaled down; the networks look at less anyway
 
 
@@ -180,6 +181,27 @@ def read_driving(args: argparse.Namespace, finder: PoseFinder) -> Motion:
     if not poses.visible().any():
         raise PoseError(f"{path}: no person in any of its {poses.frames} frames")
     return Motion(poses, None, ())
+
+
+def read_driving_sound(
+    driving: Path, motion: Motion, out: Path, fps: float | Fraction, frames: int
+) -> tuple["np.ndarray | None", tuple[str, ...]]:  # fmt: skip
+    """The driving video's sound for a result of so many frames at this rate, as read_sound gives it, and notes.
+
+    None where there is none, or `out` takes none. At another speed than the motion's own it is left out, with a note.
+    """
+    from ..video import carries_sound, read_sound
+
+    if motion.fps is None or not carries_sound(out):
+        return None, ()
+    try:
+        sound = read_sound(driving, frames / float(fps))
+    except VideoError as error:
+        return None, (f"{error}; the video was written without it",)
+    if sound is not None and abs(float(fps) / float(motion.fps) - 1) > IN_STEP:
+        speed = f"--fps {float(fps):g} plays its {float(motion.fps):g} frames a second at another speed"
+        return None, (f"the sound of {driving.name} was left out: {speed}",)
+    return sound, ()
 
 
 def read_reference_pose(args: argparse.Namespace, picture: "np.ndarray", finder: PoseFinder) -> "Extraction":

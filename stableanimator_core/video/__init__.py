@@ -7,9 +7,10 @@ The suffix of a path chooses the format: .mp4 .mov .mkv (H.264), .webm (VP9), .g
 from .formats import FALLBACK_FPS, FORMATS, PICTURES
 from .reading import VideoReader, open_video, read_image, read_video
 from .sheets import SheetRow, contact_sheet, overlay, spread
+from .sound import carries_sound, read_sound
 from .writing import check_output, write_image, write_video
 
 __all__ = [
-    "FALLBACK_FPS", "FORMATS", "PICTURES", "SheetRow", "VideoReader", "check_output", "contact_sheet", "open_video",
-    "overlay", "read_image", "read_video", "spread", "write_image", "write_video",
+    "FALLBACK_FPS", "FORMATS", "PICTURES", "SheetRow", "VideoReader", "carries_sound", "check_output", "contact_sheet",
+    "open_video", "overlay", "read_image", "read_sound", "read_video", "spread", "write_image", "write_video",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import VideoError
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+SOUND_CODECS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
 FORMATS = (*CODECS, ".gif", ".webp", ".png")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FALLBACK_FPS = Fraction(7)  # what Stable Video Diffusion was trained at; for files that carry no rate

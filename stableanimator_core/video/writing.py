@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import VideoError, one_line
 from .formats import CODECS, FORMATS, PICTURES, check_frames
+from .sound import SoundTrack
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> Path:
@@ -52,8 +53,12 @@ def check_output(path: str | os.PathLike, option: str = "--out") -> Path:
     return folder
 
 
-def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction) -> Path:
+def write_video(
+    path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, *, sound: np.ndarray | None = None
+) -> Path:
     """Write frames, uint8 [F, H, W, 3] RGB, in the format of the path's suffix; returns where they are.
+
+    sound: as read_sound gives it, for a path that carries_sound; GIF, WebP and pictures leave it out.
 
     H.264 and VP9 are written as yuv420p, which every player shows; an odd width or height gets its last column or
     row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...;
@@ -71,7 +76,7 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
             return target
         with _complete(target) as part:
             if suffix in CODECS:
-                _write_stream(part, frames, fps, CODECS[suffix])
+                _write_stream(part, frames, fps, CODECS[suffix], sound)
             else:
                 _write_animation(part, frames, fps)
     except OSError as error:
@@ -117,7 +122,9 @@ def _can_encode(codec: str) -> bool:
     return codec in av.codecs_available
 
 
-def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: str) -> None:
+def _write_stream(
+    path: Path, frames: np.ndarray, fps: float | Fraction, codec: str, sound: np.ndarray | None
+) -> None:  # fmt: skip
     """Raises OSError."""
     import av
 
@@ -131,9 +138,14 @@ def _write_stream(path: Path, frames: np.ndarray, fps: float | Fraction, codec: 
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            for pixels in frames:
+            track = None if sound is None else SoundTrack(container, sound, path.suffix.lower())
+            for number, pixels in enumerate(frames, 1):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                for packet in track.until(number / float(fps)) if track else ():
+                    container.mux(packet)
             container.mux(stream.encode())
+            for packet in track.end() if track else ():
+                container.mux(packet)
     except av.error.FFmpegError as error:
         raise OSError(one_line(error)) from error
 
