@@ -12,7 +12,7 @@ VENV ?= .venv
 # The set that this version was tested with; ComfyUI needs all three. Any later set that belongs together will do.
 TORCH ?= torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0
 # Processes that test side by side, each with a ComfyUI of its own; one where tests measure an NVIDIA GPU's memory and time.
-TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os, shutil; print(1 if shutil.which("nvidia-smi") else min(os.cpu_count() or 1, 4))')
+TEST_WORKERS ?= $$(command -v nvidia-smi >/dev/null && echo 1 || $(PY) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 COMFYUI_PATH ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stableanimator/ComfyUI
 COMFYUI_REPOSITORY ?= https://github.com/comfyanonymous/ComfyUI
 

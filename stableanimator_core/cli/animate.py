@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, VideoError
 from .arguments import (
     ALIGN_FITS,
     ALIGN_METHODS,
@@ -57,7 +57,7 @@ def register(commands) -> None:
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
-    parser.add_argument("--fps", type=frame_rate, help="of the result; default: the driving video's, else the model's")
+    parser.add_argument("--fps", type=frame_rate, help="of the result, else the driving video's, or the model's")
     parser.add_argument("--mute", action="store_true", help="leave the driving video's sound out")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="learned", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
@@ -122,6 +122,10 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
         places.require(*V1)
     reference_pose = processes.from_first(lambda: read_reference_pose(args, picture, finder))
     driving = processes.from_first(lambda: read_driving(args, finder))
+    fps = args.fps or driving.fps or config.fps
+    sound, sound_notes = None, ()
+    if processes.first and not args.mute:
+        sound, sound_notes = read_driving_sound(args.driving, driving, args.out, fps)
     finder.close()  # before the model is loaded: both at once may not fit
     animator, device = load_animator(args, processes)
     face_detector = load_face_detector(animator, places, args.device)
@@ -145,11 +149,13 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     )
     if not processes.first:
         return {}
-    fps = args.fps or driving.fps or animator.models.config.fps
-    sound, sound_notes = None, ()
-    if not args.mute:
-        sound, sound_notes = read_driving_sound(args.driving, driving, args.out, fps, len(result.frames))
-    written = write_video(args.out, result.frames, fps, sound=sound)
+    try:
+        written = write_video(args.out, result.frames, fps, sound=sound)
+    except VideoError as error:
+        if sound is None:
+            raise
+        sound, sound_notes = None, (*sound_notes, f"{error}; it was written without sound")
+        written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]
     detector_notes = face_detector.notes if face_detector else ()
@@ -230,7 +236,7 @@ def progress_hooks(
     def on_identity(likeness):
         nonlocal identity
         value = likeness.csim.nanmean().item()
-        identity = f", face optimised to {value:.2f} in step {likeness.step}"
+        identity = f", face at {value:.2f} in step {likeness.step}"
         report.live(
             f"{label}step {likeness.step}: face optimisation, round {likeness.iteration + 1}, similarity {value:.2f}"
         )

@@ -1,7 +1,7 @@
 """What a command works on: motions and the pose of a picture, read from pose files or found in pixels."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..weights.places import Places
 
 DETECTORS = ("auto", "dwpose", "built-in")  # pose.DETECTORS, which takes seconds to import
-IN_STEP = 0.002  # by which rates may differ: 29.97 frames a second are taken for 30
+OUT_OF_STEP = 0.1  # s, from where on sound is
 LONGEST = 1920  # px: larger frames are scaled down; the networks look at less anyway
 
 
@@ -29,6 +29,7 @@ class Motion(NamedTuple):
     poses: "Poses"
     fps: Fraction | None  # None: a pose file carries no rate
     notes: tuple[str, ...]
+    times: Sequence[float] = ()  # of the frames, in seconds since the video begins; a pose file has none
 
 
 class PoseFinder:
@@ -77,7 +78,7 @@ class PoseFinder:
                 raise PoseError(f"{path}: {error}") from None
             if frames is not None and poses.frames < frames:
                 notes = (*notes, f"{path.name} gives {poses.frames} frames, {frames} were asked for")
-            return Motion(poses, reader.fps, notes)
+            return Motion(poses, reader.fps, notes, reader.times)
 
     def in_picture(self, picture: "np.ndarray", person: int) -> "Extraction":
         """The pose of somebody in a picture, [H, W, 3] uint8 RGB. Raises PoseError when there is nobody."""
@@ -184,24 +185,29 @@ def read_driving(args: argparse.Namespace, finder: PoseFinder) -> Motion:
 
 
 def read_driving_sound(
-    driving: Path, motion: Motion, out: Path, fps: float | Fraction, frames: int
-) -> tuple["np.ndarray | None", tuple[str, ...]]:  # fmt: skip
-    """The driving video's sound for a result of so many frames at this rate, as read_sound gives it, and notes.
+    driving: Path, motion: Motion, out: Path, fps: float | Fraction
+) -> tuple["np.ndarray | None", tuple[str, ...]]:
+    """The driving video's sound for frames of its motion at this rate, float32 [2, n] for write_video, and notes.
 
-    None where there is none, or `out` takes none. At another speed than the motion's own it is left out, with a note.
+    None where there is none or `out` takes none, and, with a note, where it would be out of step with the motion.
     """
     from ..video import carries_sound, read_sound
 
-    if motion.fps is None or not carries_sound(out):
+    if not motion.times or not carries_sound(out):
         return None, ()
+    frames, begin = len(motion.times), motion.times[0]
     try:
-        sound = read_sound(driving, frames / float(fps))
+        sound = read_sound(driving, frames / float(fps), start=begin)
     except VideoError as error:
-        return None, (f"{error}; the video was written without it",)
-    if sound is not None and abs(float(fps) / float(motion.fps) - 1) > IN_STEP:
-        speed = f"--fps {float(fps):g} plays its {float(motion.fps):g} frames a second at another speed"
-        return None, (f"the sound of {driving.name} was left out: {speed}",)
-    return sound, ()
+        return None, (f"{error}; the result is without it",)
+    if sound is None:
+        return None, ()
+    late = max(abs(time - begin - number / float(fps)) for number, time in enumerate(motion.times))
+    if late > OUT_OF_STEP:
+        fix = f"--driving-fps {float(fps):g} takes the motion in step with it"
+        return None, (f"the sound of {driving.name} was left out: it would be up to {late:.1f} s out of step; {fix}",)
+    lost = f"{sound.damaged} packets of the sound of {driving.name} are damaged, and silent in the result"
+    return sound.samples, (lost,) if sound.damaged else ()
 
 
 def read_reference_pose(args: argparse.Namespace, picture: "np.ndarray", finder: PoseFinder) -> "Extraction":

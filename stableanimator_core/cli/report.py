@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -26,16 +27,21 @@ class Report:
     def live(self, text: str) -> None:
         """A passing word between two steps of progress; only where somebody watches a terminal."""
         if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{_fitting(text)}", end="", file=sys.stderr, flush=True)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Progress on stderr: one line that moves on a terminal, a line for every fifth elsewhere."""
         if sys.stderr.isatty():
             end = "\n" if done >= total else ""
-            print(f"\r\033[K{done}/{total} {text}", end=end, file=sys.stderr, flush=True)
+            print(f"\r\033[K{_fitting(f'{done}/{total} {text}')}", end=end, file=sys.stderr, flush=True)
         elif done * 5 // max(total, 1) != self._shown or done >= total:
             self._shown = done * 5 // max(total, 1)
             print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
+
+
+def _fitting(text: str) -> str:
+    """As much as one row of the terminal holds: only that row can be written over."""
+    return text[: shutil.get_terminal_size().columns - 1]
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -54,10 +54,12 @@ class VideoReader:
     """Frames one after the other, uint8 [H, W, 3] RGB; made by open_video, to be used in a `with`, once."""
 
     def __init__(
-        self, first: np.ndarray, rest: Iterator[np.ndarray], fps: Fraction, count: int | None, close: Callable[[], None]
+        self, first: np.ndarray, rest: Iterator[np.ndarray], fps: Fraction, count: int | None, times: list[float],
+        close: Callable[[], None],
     ):  # fmt: skip
         self.fps = fps  # of the frames that come out
         self.count = count  # how many will come, as far as the file says; None: unknown
+        self.times = times  # of the frames that came out so far: in seconds since the stream begins
         self.height, self.width = first.shape[:2]  # of the first one; pictures in a folder may differ
         self._frames, self._close = chain([first], rest), close
 
@@ -93,8 +95,9 @@ def open_video(
             source.seek(start)
         earliest = start - 0.5 / float(source.fps)
         moments = ((time, make) for time, make in source.moments if time >= earliest)
-        makers = (make for _, make in moments) if fps is None else _resampled(moments, rate, 1 / source.fps)
-        frames = (make() for make in islice(makers, max_frames))
+        chosen = moments if fps is None else _resampled(moments, rate, 1 / source.fps)
+        times: list[float] = []
+        frames = (_made(moment, times) for moment in islice(chosen, max_frames))
         first = next(frames, None)
         if first is None:
             late = f"no frames after {start:g} s; choose an earlier start"
@@ -107,7 +110,14 @@ def open_video(
     if count is not None:
         count = max(1, math.ceil(round((count / source.fps - Fraction(start)) * rate, 6)))
         count = min(count, max_frames or count)
-    return VideoReader(first, frames, rate, count, source.close)
+    return VideoReader(first, frames, rate, count, times, source.close)
+
+
+def _made(moment: tuple[float, Callable[[], np.ndarray]], times: list[float]) -> np.ndarray:
+    time, make = moment
+    frame = make()
+    times.append(time)
+    return frame
 
 
 def _check_file(path: Path, what: str) -> None:
@@ -171,8 +181,8 @@ def _check_reading(fps: float | Fraction | None, start: float, max_frames: int |
 
 def _resampled(
     moments: Iterable[tuple[float, Callable[[], np.ndarray]]], fps: Fraction, duration: Fraction
-) -> Iterator[Callable[[], np.ndarray]]:
-    """For every 1/fps seconds the frame nearest in time; the last frame lasts `duration` seconds."""
+) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+    """Every 1/fps seconds, with the frame nearest in time; the last frame lasts `duration` seconds."""
     wanted, before = 0.0, None
     step, tolerance = float(1 / fps), 1e-6
     for time, make in moments:
@@ -180,11 +190,11 @@ def _resampled(
             begin = time
         else:
             while begin + wanted * step <= (before[0] + time) / 2 + tolerance:
-                yield before[1]
+                yield begin + wanted * step, before[1]
                 wanted += 1
         before = time, make
     while before is not None and begin + wanted * step < before[0] + float(duration) - tolerance:
-        yield before[1]
+        yield begin + wanted * step, before[1]
         wanted += 1
 
 

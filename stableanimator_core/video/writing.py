@@ -58,7 +58,7 @@ def write_video(
 ) -> Path:
     """Write frames, uint8 [F, H, W, 3] RGB, in the format of the path's suffix; returns where they are.
 
-    sound: as read_sound gives it, for a path that carries_sound; GIF, WebP and pictures leave it out.
+    sound: Sound.samples, for a path that carries_sound; GIF, WebP and pictures leave it out.
 
     H.264 and VP9 are written as yuv420p, which every player shows; an odd width or height gets its last column or
     row twice. `name.png` (or a name without suffix) becomes a folder `name` of 00000.png, 00001.png, ...;

@@ -47,9 +47,9 @@ def test_the_time_left_is_reckoned_by_the_steps_that_were_run(capsys):
 def test_the_face_optimisation_is_reckoned_once_it_was_seen(capsys):
     assert run(capsys, [0, 2, 2, 0], [0, 2, 2, 0]) == [
         "1/4 denoising steps done, about 30 s left and the face optimisation",
-        "2/4 denoising steps done, about 60 s left, face optimised to 0.50 in step 1",
-        "3/4 denoising steps done, about 10 s left, face optimised to 0.50 in step 2",
-        "4/4 denoising steps done, face optimised to 0.50 in step 2",
+        "2/4 denoising steps done, about 60 s left, face at 0.50 in step 1",
+        "3/4 denoising steps done, about 10 s left, face at 0.50 in step 2",
+        "4/4 denoising steps done, face at 0.50 in step 2",
     ]
 
 
@@ -63,8 +63,8 @@ def test_without_a_face_nothing_is_reckoned_for_it(capsys):
 
 def test_steps_that_were_kept_are_no_measure(capsys):
     assert run(capsys, [0, 0, 1, 1], [0, 0, 1, 1], first=2) == [
-        "3/4 denoising steps done, about 30 s left, face optimised to 0.50 in step 2",
-        "4/4 denoising steps done, face optimised to 0.50 in step 3",
+        "3/4 denoising steps done, about 30 s left, face at 0.50 in step 2",
+        "4/4 denoising steps done, face at 0.50 in step 3",
     ]
 
 
@@ -75,7 +75,7 @@ def test_it_is_a_passing_word_that_counts_rounds_from_one(capsys, monkeypatch):
     hooks.on_step(3, X, X, 5)
     err = capsys.readouterr().err
     assert "clip 1: step 3: face optimisation, round 2, similarity 0.50" in err
-    assert err.endswith("4/5 clip 1: denoising steps done, face optimised to 0.50 in step 3")
+    assert err.endswith("4/5 clip 1: denoising steps done, face at 0.50 in step 3")
 
 
 def test_animate_and_demo_say_it(material, tiny_model, tmp_path, capsys):
