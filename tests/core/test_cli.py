@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stableanimator_core import cli, preflight
+from stableanimator_core import cli, preflight, video
 from stableanimator_core.cli import demo
 from stableanimator_core.cli.arguments import prepare_folder
 from stableanimator_core.cli.report import Report, plain, rounded, sparkline
 from stableanimator_core.keypoints import Poses
+from stableanimator_core.video import contact_sheet as sheet
 from stableanimator_core.video import read_image, read_video, write_image, write_video
 
 
@@ -59,7 +60,9 @@ def test_animate_repeats_itself(run, material, tiny_model):
     np.testing.assert_array_equal(read_video(material / "a")[0], read_video(material / "b")[0])
 
 
-def test_demo(run, tmp_path, tiny_model):
+def test_demo(run, tmp_path, tiny_model, monkeypatch):
+    rows = []
+    monkeypatch.setattr(video, "contact_sheet", lambda given, **kwargs: rows.append(given) or sheet(given, **kwargs))
     argv = ["demo", "--model", tiny_model, "--device", "cpu", "--out", tmp_path / "demo", "--frames", 3]
     result = json.loads(run(*argv, "--json"))
     for key in ("animation", "pose_overlay", "contact_sheet"):
@@ -67,6 +70,7 @@ def test_demo(run, tmp_path, tiny_model):
     assert len(result["csim"]) == len(result["csim_without_hjb"]) == result["frames"] == 3
     assert read_video(result["animation"])[0].shape == (3, 64, 64, 3)
     assert read_image(result["contact_sheet"]).shape[0] > 6 * 64
+    assert [row[2] for row in rows[0] if row[0] == "driving video"] == [["frame 0", "frame 1", "frame 2"]]
 
     text = run(*argv)
     assert "without HJB" in text
