@@ -119,7 +119,7 @@ def test_of_several_tracks_it_is_the_one_that_players_take(tmp_path):
     record(tmp_path / "made.mkv", [beeps(SECONDS, 0.5), beeps(SECONDS, 1.0)])
     with av.open(str(tmp_path / "made.mkv")) as source, av.open(str(path), "w") as target:
         copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        copies[1].disposition, copies[2].disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        copies[1].disposition, copies[2].disposition = 0, av.stream.Disposition.default.value
         for packet in source.demux():
             if packet.dts is not None:
                 packet.stream = copies[packet.stream.index]
