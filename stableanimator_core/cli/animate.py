@@ -154,7 +154,7 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     except VideoError as error:
         if sound is None:
             raise
-        sound, sound_notes = None, (*sound_notes, f"{error}; it was written without sound")
+        sound, sound_notes = None, (*sound_notes, f"with sound {error}, so it was written without")
         written = write_video(args.out, result.frames, fps)
     print_identity(report, result)
     frames, height, width = result.frames.shape[:3]

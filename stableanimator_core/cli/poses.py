@@ -81,7 +81,7 @@ def extract_command(args: argparse.Namespace, report: Report) -> dict:
     existing_folder(args.out)
     finder = PoseFinder(places_of(args), args.device, report, args.detector or "auto")
     finder.check("find them in ComfyUI with any DWPose or OpenPose node and save POSE_KEYPOINT as JSON")
-    poses, fps, notes = finder.in_video(
+    poses, fps, notes, _ = finder.in_video(
         args.video,
         fps=args.fps,
         start=args.start,

@@ -295,7 +295,7 @@ def test_pictures_do_not_depend_on_sound(animate, tmp_path, monkeypatch):
     monkeypatch.setattr("stableanimator_core.video.writing.SoundTrack", fails)
     made = animate("out.mp4")
     assert not made["sound"] and (tmp_path / "out.mp4").is_file()
-    assert made["notes"][-1].endswith("cannot be written (no sound today); it was written without sound")
+    assert made["notes"][-1].endswith("cannot be written (no sound today), so it was written without")
 
 
 def test_the_extent_of_damage_is_told(animate, monkeypatch):
