@@ -91,7 +91,7 @@ def read_videos(
         try:
             video = _video(name, path, config, poses_of(path, frames + 1 + SEARCH), frames)
         except InputError as error:
-            notes.append(f"{name} is left out: {error}")
+            notes.append(f"{name} is left out: {str(error).removeprefix(f'{path}: ')}")
         else:
             videos.append(video)
             if video.frames < frames:

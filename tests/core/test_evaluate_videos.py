@@ -126,6 +126,14 @@ def test_what_cannot_serve_is_left_out_with_a_reason(folder, read, stick_figure)
     assert not any("\n" in note for note in notes)
 
 
+def test_a_video_is_named_once(folder, config):
+    def nobody(path, most):
+        raise PoseError(f"{path}: nobody was found")
+
+    _, notes = material.read_videos(find_videos(folder), config, frames=3, poses_of=nobody)
+    assert notes == [f"{name} is left out: nobody was found" for name in ("ann", "bob", "cid")]
+
+
 def test_frames_and_poses_are_cropped_alike(tmp_path, config, stick_figure):
     """A tall video for a square output: what the crop shows is where the poses say."""
     tall = np.zeros((3, 128, 64, 3), np.uint8)
