@@ -40,7 +40,7 @@ export const TEXTS = {
     willRunNothing: "all {steps} steps are kept, nothing is run",
     about: "{text}, about {time}",
     timeLeft: "{done} of {steps} steps done, about {time} left",
-    timeLeftPlain: "{done} of {steps} steps done, about {time} left and the face optimisation",
+    timeLeftPlain: "{done} of {steps} steps done, about {time} left, plus the face optimisation",
     seconds: "{seconds} s",
     minutes: "{minutes} min",
     ran: "steps {first} to {last} ran in {time}",

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ..trail import Trail
     from ..weights import ModelConfig, Places
 
+OUT = "NAME.mp4 .mov .mkv .webm (with the driving video's sound) .gif .webp, or .png for a folder"
+FPS = "of the result, else the driving video's, or the model's; another than its own changes its speed: no sound then"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -53,11 +55,11 @@ def register(commands) -> None:
     parser = commands.add_parser("animate", help="one picture and a driving motion become a video")
     add_driving_options(parser)
     add_detector_option(parser, "default: auto (DWPose if it is here) for mini, dwpose for other models")
-    parser.add_argument("--out", required=True, type=Path, help="NAME.mp4 .webm .gif .webp, or .png for a folder")
+    parser.add_argument("--out", required=True, type=Path, help=OUT)
     add_model_options(parser)
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="only the first N driving frames")
-    parser.add_argument("--fps", type=frame_rate, help="of the result, else the driving video's, or the model's")
+    parser.add_argument("--fps", type=frame_rate, help=FPS)
     parser.add_argument("--mute", action="store_true", help="leave the driving video's sound out")
     parser.add_argument("--guidance", type=guidance, metavar="G[:LAST]", help="default: the model's")
     parser.add_argument("--align", default="learned", type=align_method, metavar="METHOD", help=ALIGN_METHODS)
@@ -162,7 +164,8 @@ def _animate(args: argparse.Namespace, report: Report, processes: "Processes") -
     notes = list(dict.fromkeys((*driving.notes, *reference_pose.notes, *detector_notes, *result.notes, *sound_notes)))
     for note in notes:
         report.note(f"note: {note}")
-    report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}: {written}")
+    heard = ", with the driving video's sound" if sound is not None else ""
+    report.line(f"{frames} frames of {width}x{height} in {result.seconds:.1f} s on {device}{heard}: {written}")
     return {
         "out": written,
         "frames": frames,

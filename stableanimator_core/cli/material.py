@@ -110,7 +110,9 @@ def add_driving_options(parser: argparse.ArgumentParser, *, required: bool = Tru
         "--reference-poses", type=Path, metavar="POSES.json",
         help="pose of the picture; default: IMAGE's name with .json or _pose.json, else found in it",
     )  # fmt: skip
-    parser.add_argument("--driving-fps", type=frame_rate, metavar="FPS", help="take the video at this rate")
+    parser.add_argument(
+        "--driving-fps", type=frame_rate, metavar="FPS", help="take frames of the video at this rate; its speed stays"
+    )
     who = "0 is the main one; default: the main one of a video, everybody in a pose file"
     parser.add_argument("--person", type=whole(0), metavar="N", help=f"whose motion: {who}")
     parser.add_argument("--reference-person", default=0, type=whole(0), metavar="N", help="who in the picture (0)")
@@ -204,8 +206,9 @@ def read_driving_sound(
         return None, ()
     late = max(abs(time - begin - number / float(fps)) for number, time in enumerate(motion.times))
     if late > OUT_OF_STEP:
-        fix = f"--driving-fps {float(fps):g} takes the motion in step with it"
-        return None, (f"the sound of {driving.name} was left out: it would be up to {late:.1f} s out of step; {fix}",)
+        why = f"at {float(fps):g} frames a second the motion changes its speed, up to {late:.1f} s against the sound"
+        fix = f"--driving-fps {float(fps):g} keeps both"
+        return None, (f"the sound of {driving.name} was left out: {why}; {fix}",)
     lost = f"{sound.damaged} packets of the sound of {driving.name} are damaged, and silent in the result"
     return sound.samples, (lost,) if sound.damaged else ()
 

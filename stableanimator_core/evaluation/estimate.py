@@ -109,7 +109,7 @@ def time_left(steps: Sequence[StepSeconds], work: Work, first: int, known: Speed
 
 def say_left(seconds: float, whole: bool) -> str:
     """What time_left reckons, in words."""
-    return f"about {duration(seconds)} left{'' if whole else ' and the face optimisation'}"
+    return f"about {duration(seconds)} left{'' if whole else ', plus the face optimisation'}"
 
 
 class Estimate(NamedTuple):

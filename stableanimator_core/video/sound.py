@@ -109,7 +109,7 @@ class _Decoder:
         """All that can be decoded, then None."""
         import av
 
-        packets = self._container.demux(self._stream)
+        packets, whole = self._container.demux(self._stream), True
         while True:
             try:
                 packet = next(packets, None)
@@ -120,11 +120,13 @@ class _Decoder:
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, ValueError) as error:
-                self.error = error
+                self.error, whole = error, False
                 self.damaged += 1
                 continue
             self.decoded += len(frames)
-            yield from frames
+            if whole:
+                yield from frames
+            whole = True  # what follows damage sounds of it, since codecs blend each packet into the next
         yield None
 
 

@@ -152,4 +152,7 @@ def _write_stream(
 
 def _write_animation(path: Path, frames: np.ndarray, fps: float | Fraction) -> None:
     first, *rest = [Image.fromarray(frame) for frame in frames]
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / float(fps)), loop=0, quality=90)
+    unit = 10 if path.suffix.lower() == ".gif" else 1  # ms, what a frame's time is counted in
+    times = [round(1000 * number / float(fps) / unit) * unit for number in range(len(frames) + 1)]
+    durations = [max(unit, end - begin) for begin, end in zip(times[:-1], times[1:])]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, quality=90)

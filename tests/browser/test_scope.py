@@ -334,7 +334,7 @@ OUTCOMES = [
     ),
     (
         {"state": "running", "first": 0, "seconds": None, "left": {"done": 2, "seconds": 179, "whole": False}},
-        "2 of 5 steps done, about 3 min left and the face optimisation",
+        "2 of 5 steps done, about 3 min left, plus the face optimisation",
     ),
     ({"state": "stopped", "first": 0, "step": 3}, "stopped in step 3; steps that were done are kept"),
     ({"state": "done", "first": 2, "seconds": 7}, "steps 2 to 4 ran in 7 s, steps 0 to 1 were kept"),

@@ -46,7 +46,7 @@ def test_the_time_left_is_reckoned_by_the_steps_that_were_run(capsys):
 
 def test_the_face_optimisation_is_reckoned_once_it_was_seen(capsys):
     assert run(capsys, [0, 2, 2, 0], [0, 2, 2, 0]) == [
-        "1/4 denoising steps done, about 30 s left and the face optimisation",
+        "1/4 denoising steps done, about 30 s left, plus the face optimisation",
         "2/4 denoising steps done, about 60 s left, face at 0.50 in step 1",
         "3/4 denoising steps done, about 10 s left, face at 0.50 in step 2",
         "4/4 denoising steps done, face at 0.50 in step 2",

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from stableanimator_core import video
 from stableanimator_core.errors import VideoError
@@ -84,6 +84,18 @@ def test_round_trip(tmp_path, suffix, height, width):
     error = np.abs(frames[:, :height, :width].astype(int) - clip)
     assert error.mean() < (8 if even else 3)
     assert not list(tmp_path.glob(".*part*"))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animations_last_as_long_as_they_should(tmp_path, suffix):
+    """15 frames a second are 67 ms each, and GIF counts in hundredths of a second."""
+    path = video.write_video(tmp_path / f"clip{suffix}", numbered(15), 15)
+    with Image.open(path) as image:
+        durations = []
+        for frame in ImageSequence.Iterator(image):
+            frame.load()
+            durations.append(frame.info["duration"])
+    assert len(durations) == 15 and sum(durations) == 1000
 
 
 def test_fractional_rate_and_limit(tmp_path):

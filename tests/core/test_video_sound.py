@@ -255,8 +255,8 @@ def test_animate_keeps_it(animate, tmp_path):
 
 def test_animate_leaves_it_out_where_it_would_be_out_of_step(animate, tmp_path):
     made = animate("out.mp4", "--fps", 5)
-    told = "the sound of driving.mp4 was left out: it would be up to 0.2 s out of step; "
-    assert made["notes"][-1] == told + "--driving-fps 5 takes the motion in step with it"
+    told = "the sound of driving.mp4 was left out: at 5 frames a second the motion changes its speed, up to 0.2 s "
+    assert made["notes"][-1] == told + "against the sound; --driving-fps 5 keeps both"
     assert not made["sound"] and read_sound(tmp_path / "out.mp4", 1.0) is None
     for out, options in (("mute.mp4", ["--mute"]), ("out.gif", [])):
         made = animate(out, *options)
