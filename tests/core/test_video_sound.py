@@ -166,6 +166,21 @@ def test_sound_that_changes_within(timed):
     assert max(at + samples.shape[1] / RATE for at, samples in pieces) == pytest.approx(3, abs=0.01)
 
 
+def test_what_follows_a_damaged_packet_is_silent_too():
+    """Codecs blend each packet into the next."""
+    frames = [av.AudioFrame.from_ndarray(np.full((2, 960), 0.25, np.float32), "fltp", "stereo") for _ in range(4)]
+    for number, frame in enumerate(frames):
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 960 * number, Fraction(1, RATE)
+
+    def damaged():
+        raise av.error.InvalidDataError(1, "broken")
+
+    packets = [SimpleNamespace(decode=lambda frame=frame: [frame]) for frame in frames]
+    packets[1].decode = damaged
+    decoder = video_sound._Decoder(SimpleNamespace(demux=lambda stream: iter(packets)), None)
+    assert [round(at, 3) for at, samples in decoder if samples.size] == [0.0, 0.06] and decoder.damaged == 1
+
+
 def test_what_has_no_sound(tmp_path):
     write_video(tmp_path / "mute.mp4", FRAMES, FPS)
     for name in ("frames.png", "moving.gif", "moving.webp"):
@@ -219,7 +234,7 @@ def animate(material, tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("stableanimator_core.pose.extract_poses", lambda detector, frames, **_: found(motion, frames))
     write_video(tmp_path / "driving.mp4", FRAMES, FPS, sound=beeps(SECONDS, 0.1))
 
-    def run(out: str, *options, status: int = 0) -> dict:
+    def run(out: str, *options, said: str = "") -> dict:
         given = [
             "--model",
             tiny_model,
@@ -233,9 +248,12 @@ def animate(material, tiny_model, tmp_path, monkeypatch, capsys):
             "built-in",
         ]
         given += ["--reference", material / "reference.png", "--reference-poses", material / "reference.json"]
-        given += ["--driving", tmp_path / "driving.mp4", "--frames", 3, "--out", tmp_path / out, *options, "--json"]
-        assert cli.main([str(each) for each in ("animate", *given)]) == status
-        return json.loads(capsys.readouterr().out)
+        given += ["--driving", tmp_path / "driving.mp4", "--frames", 3, "--out", tmp_path / out, *options]
+        given += [] if said else ["--json"]
+        assert cli.main([str(each) for each in ("animate", *given)]) == 0
+        answer = capsys.readouterr().out
+        assert said in answer
+        return {} if said else json.loads(answer)
 
     return run
 
@@ -251,6 +269,8 @@ def test_animate_keeps_it(animate, tmp_path):
     assert sound.shape[1] == pytest.approx(made["frames"] / FPS * RATE, abs=0.03 * RATE)
     assert animate("nearly.webm", "--fps", 9.99)["sound"]
     assert animate("half.mp4", "--driving-fps", 5)["sound"]
+    animate("told.mp4", said=" on cpu, with the driving video's sound: ")
+    animate("mute.mp4", "--mute", said=" on cpu: ")
 
 
 def test_animate_leaves_it_out_where_it_would_be_out_of_step(animate, tmp_path):
