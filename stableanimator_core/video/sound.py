@@ -65,14 +65,17 @@ def read_sound(path: str | os.PathLike, seconds: float, *, start: float = 0.0) -
         begin = start + float((video.start_time or 0) * (video.time_base or 0))
         samples, end = np.zeros((2, round(seconds * RATE)), np.float32), 0
         decoder = _Decoder(container, stream)
-        for at, piece in decoder:
-            first = round((at - begin) * RATE)
-            if first >= samples.shape[1]:
-                break
-            piece = piece[:, max(-first, 0) : samples.shape[1] - first]
-            first = max(first, 0)
-            samples[:, first : first + piece.shape[1]] = piece
-            end = max(end, first + piece.shape[1])
+        try:
+            for at, piece in decoder:
+                first = round((at - begin) * RATE)
+                if first >= samples.shape[1]:
+                    break
+                piece = piece[:, max(-first, 0) : samples.shape[1] - first]
+                first = max(first, 0)
+                samples[:, first : first + piece.shape[1]] = piece
+                end = max(end, first + piece.shape[1])
+        except (av.error.FFmpegError, ValueError) as error:  # channels that nothing is known of
+            raise VideoError(f"{path}: its sound cannot be resampled ({one_line(error)})") from None
         if decoder.error is not None and not decoder.decoded:
             raise VideoError(f"{path}: its sound cannot be decoded ({one_line(decoder.error)})")
         samples = np.nan_to_num(samples[:, :end]).clip(-1, 1)

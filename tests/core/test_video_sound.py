@@ -220,6 +220,16 @@ def test_sound_that_cannot_be_decoded(tmp_path):
         read_sound(path, SECONDS)
 
 
+def test_sound_that_cannot_be_resampled(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise av.error.ArgumentError(22, "no such layout")
+
+    path = write_video(tmp_path / "clip.mp4", FRAMES, FPS, sound=beeps(SECONDS, 0.5))
+    monkeypatch.setattr(av, "AudioResampler", refuse)
+    with pytest.raises(VideoError, match=r"clip\.mp4: its sound cannot be resampled \(.*no such layout"):
+        read_sound(path, SECONDS)
+
+
 def unknown(path):
     """Makes the sound of an MKV one that FFmpeg does not know."""
     content = path.read_bytes()
