@@ -42,6 +42,14 @@ ALIGN_FITS = "clip (default): one transform; smooth: follows a moving camera; fr
 PROPORTIONS = "give the motion the picture's bone lengths and shape of the face, too: for bodies and faces that differ"
 
 
+def existing(text: str) -> Path:
+    """An argparse type: a file or folder that is there, which is said before torch is imported."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return path
+
+
 def number(low: float):
     """An argparse type: a finite number of `low` or more."""
 

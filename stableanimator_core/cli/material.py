@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import FaceError, InputError, PoseError, VideoError, WeightsError
-from .arguments import frame_rate, number, whole
+from .arguments import existing, frame_rate, number, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ class PoseFinder:
 
 def add_driving_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where the motion and the picture's pose come from."""
-    parser.add_argument("--reference", required=required, type=Path, metavar="IMAGE", help="picture of the person")
+    parser.add_argument("--reference", required=required, type=existing, metavar="IMAGE", help="picture of the person")
     parser.add_argument(
-        "--driving", required=required, type=Path, metavar="VIDEO|POSES.json",
+        "--driving", required=required, type=existing, metavar="VIDEO|POSES.json",
         help="the motion: a video, a folder of pictures, or POSE_KEYPOINT frames as JSON",
     )  # fmt: skip
     parser.add_argument(
-        "--reference-poses", type=Path, metavar="POSES.json",
+        "--reference-poses", type=existing, metavar="POSES.json",
         help="pose of the picture; default: IMAGE's name with .json or _pose.json, else found in it",
     )  # fmt: skip
     parser.add_argument(
@@ -150,16 +150,12 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
 
 def check_material(args: argparse.Namespace, finder: PoseFinder) -> None:
     """What can be known to be missing before any model is loaded. Raises InputError."""
-    if not args.driving.exists():
-        raise PoseError(f"{args.driving} does not exist; check --driving")
     if is_pose_file(args.driving):
         if args.driving_fps is not None:
             raise InputError(f"--driving-fps is for videos, and {args.driving} is a pose file; leave it out")
     else:
         finder.check("give --driving POSES.json (POSE_KEYPOINT from any DWPose or OpenPose node)")
     pose_file = reference_pose_file(args.reference, args.reference_poses)
-    if pose_file is not None and not pose_file.is_file():
-        raise PoseError(f"{pose_file} does not exist; check --reference-poses")
     if pose_file is None:
         beside = " or ".join(path.name for path in _beside(args.reference))
         finder.check(f"give --reference-poses POSES.json, or put {beside} beside the picture")

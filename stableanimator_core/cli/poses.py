@@ -13,6 +13,7 @@ from .arguments import (
     add_places,
     align_fit,
     align_method,
+    existing,
     existing_folder,
     frame_rate,
     number,
@@ -35,7 +36,9 @@ def register(commands) -> None:
     actions = group.add_subparsers(metavar="ACTION", required=True)
 
     parser = actions.add_parser("extract", help="find the poses of people in a video or picture")
-    parser.add_argument("--video", required=True, type=Path, metavar="FILE", help="video, picture or folder of them")
+    parser.add_argument(
+        "--video", required=True, type=existing, metavar="FILE", help="video, picture or folder of them"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
     add_detector_option(parser, "auto (default): DWPose if it is here")
     add_extraction_options(parser)
@@ -45,8 +48,8 @@ def register(commands) -> None:
     parser.set_defaults(run=extract_command)
 
     parser = actions.add_parser("align", help="fit a driving motion to the body in the reference picture")
-    parser.add_argument("--driving", required=True, type=Path, metavar="POSES.json")
-    parser.add_argument("--reference", required=True, type=Path, metavar="POSES.json", help="pose of the picture")
+    parser.add_argument("--driving", required=True, type=existing, metavar="POSES.json")
+    parser.add_argument("--reference", required=True, type=existing, metavar="POSES.json", help="pose of the picture")
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--method", default="learned", type=align_method, help=ALIGN_METHODS)
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
@@ -62,10 +65,10 @@ def register(commands) -> None:
     parser.set_defaults(run=align_command)
 
     parser = actions.add_parser("draw", help="draw poses as skeleton pictures")
-    parser.add_argument("--poses", required=True, type=Path, metavar="POSES.json")
+    parser.add_argument("--poses", required=True, type=existing, metavar="POSES.json")
     parser.add_argument("--out", required=True, type=Path, help="a video, or a picture when there is one frame")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: the canvas of the poses")
-    parser.add_argument("--over", type=Path, metavar="FILE", help="picture or video to draw over")
+    parser.add_argument("--over", type=existing, metavar="FILE", help="picture or video to draw over")
     parser.add_argument("--fps", type=frame_rate, help="default: that of --over, else 15")
     parser.add_argument(
         "--canvas", type=whole(64), metavar="PX",

@@ -104,8 +104,17 @@ def test_cuda_without_a_gpu(animate):
     assert "device 'cuda' can't be used" in animate(device="cuda")
 
 
-def test_reference_is_missing(animate):
-    assert "nobody.png does not exist; check the path of the picture" in animate(reference="nobody.png")
+@pytest.mark.parametrize("option", ["reference", "driving", "reference_poses"])
+def test_what_is_missing(animate, material, option):
+    said = f"argument --{option.replace('_', '-')}: {material / 'nothing.json'} does not exist"
+    assert said in animate(**{option: "nothing.json"})
+
+
+def test_what_is_missing_is_said_before_torch_is_imported(material):
+    job = ["animate", "--reference", str(material / "nobody.png"), "--driving", "a.json", "--out", "a.mp4"]
+    script = f"import sys; from stableanimator_core import cli; print(cli.main({job!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
 
 
 def test_reference_is_no_picture(animate, material):
@@ -139,18 +148,10 @@ def test_reference_pose_beside_the_picture_is_found(animate, material):
     assert "needs multiples" in animate(size="100x64")  # so the pose was found
 
 
-def test_reference_pose_is_missing(animate):
-    assert "check --reference-poses" in animate(reference_poses="nowhere.json")
-
-
 def test_reference_pose_without_person(animate, material):
     frame = {"canvas_width": 64, "canvas_height": 64, "people": []}
     (material / "empty.json").write_text(json.dumps([frame]))
     assert "no person in its first frame" in animate(reference_poses="empty.json")
-
-
-def test_driving_is_missing(animate):
-    assert "nothing.json does not exist; check --driving" in animate(driving="nothing.json")
 
 
 def test_driving_video_without_dwpose(animate, material, no_weights):
@@ -198,7 +199,7 @@ def test_driving_poses(animate, material, content, message):
 
 
 def test_output_folder_is_checked_before_the_work(animate):
-    line = animate(out="missing/out.mp4", reference="nobody.png", model="no-such-model")
+    line = animate(out="missing/out.mp4", reference="reference.png", model="no-such-model")
     assert re.search(r"output folder .*missing does not exist; create it or choose another --out", line)
 
 
@@ -236,7 +237,7 @@ def test_poses_commands(refused, material):
     here = ("--driving", driving, "--reference", material / "reference.json", "--out")
     assert "does not exist; create it" in refused("poses", "align", *here, material / "no" / "a.json")
     assert f"{material} is a folder" in refused("poses", "align", *here, material)
-    assert "cannot read the poses" in refused(
+    assert f"argument --driving: {material / 'x.json'} does not exist" in refused(
         "poses", "align", "--driving", material / "x.json", "--reference", driving, "--out", material / "a.json"
     )
     assert "-1 is not a number of 0 or more" in refused("poses", "align", *here, "a.json", "--min-score", "-1")

@@ -349,14 +349,14 @@ def test_command_knows_the_curves():
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--reference", "a.png"], "hjb-sweep: give --reference and --driving, or --clips for rendered performers"),
+        (["--reference", __file__], "hjb-sweep: give --reference and --driving, or --clips for rendered performers"),
         (
-            ["--reference", "a.png", "--driving", "b.json", "--clips", 2],
+            ["--reference", __file__, "--driving", __file__, "--clips", 2],
             "hjb-sweep: give --reference and --driving, or",
         ),
         (["--align", "v1"], "--align is for --reference and --driving, not for rendered performers; leave it out"),
         (["--detector", "dwpose"], "--detector is for --reference and --driving"),
-        (["--reference-poses", "a.json"], "--reference-poses is for --reference and --driving"),
+        (["--reference-poses", __file__], "--reference-poses is for --reference and --driving"),
         (["--driving-fps", 8], "--driving-fps is for --reference and --driving"),
         (["--person", 0], "--person is for --reference and --driving"),
         (["--reference-person", 1], "--reference-person is for --reference and --driving"),
