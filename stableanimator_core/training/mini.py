@@ -82,7 +82,7 @@ def mini_config(size: int = 192, *, channels: tuple[int, ...] = (96, 128, 192)) 
         sigma_max=40.0,
         steps=10,
         guidance=(1.5, 1.5),
-        hjb={"iterations": 3, "first_step": 5, "last_step": 7, "lr": 0.1, "margin": 1},
+        hjb={"iterations": 3, "first_step": 5, "last_step": 7, "lr": 0.07, "margin": 1},
         parts={
             "unet": {
                 "sample_size": size // 8,
