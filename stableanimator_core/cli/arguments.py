@@ -43,10 +43,22 @@ PROPORTIONS = "give the motion the picture's bone lengths and shape of the face,
 
 
 def existing(text: str) -> Path:
-    """An argparse type: a file or folder that is there, which is said before torch is imported."""
+    """An argparse type: a file or folder that is there. So it is said at once, and not when torch is imported."""
     path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}") from None
+    if not there:
+        raise argparse.ArgumentTypeError(f"{path} does not exist; check the path")
+    return path
+
+
+def existing_file(text: str) -> Path:
+    """An argparse type: a file that is there."""
+    path = existing(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; give a file")
     return path
 
 

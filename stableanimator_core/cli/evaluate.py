@@ -18,6 +18,8 @@ from .arguments import (
     add_json,
     align_fit,
     align_method,
+    existing,
+    existing_file,
     existing_folder,
     places_of,
     positive,
@@ -78,11 +80,11 @@ def register(commands) -> None:
     add_weights_options(parser)
     material = parser.add_mutually_exclusive_group()
     material.add_argument(
-        "--videos", type=Path, metavar="FOLDER",
+        "--videos", type=existing, metavar="FOLDER",
         help="your own videos, each of another person, with poses beside them (NAME.json), else found in them; "
         "default: rendered performers",
     )  # fmt: skip
-    material.add_argument("--tiktok", type=Path, metavar="FOLDER", help="the TikTok dataset: NNNNN/images")
+    material.add_argument("--tiktok", type=existing, metavar="FOLDER", help="the TikTok dataset: NNNNN/images")
     parser.add_argument(
         "--sequences", type=sequences, metavar="FIRST:LAST", help="of --tiktok; the field tests on 335:340"
     )
@@ -109,12 +111,18 @@ def register(commands) -> None:
 
 def _register_alignment(subjects) -> None:
     parser = subjects.add_parser("alignment", help="how far alignments are from the truth, on pairs of real motion")
-    parser.add_argument("--mocap", required=True, type=Path, metavar="FILE.npz", help="motion capture, OpenPose-18")
-    parser.add_argument("--shapes", type=Path, metavar="FILE.npz", help="body shapes; default: adults as numbers")
+    parser.add_argument(
+        "--mocap", required=True, type=existing_file, metavar="FILE.npz", help="motion capture, OpenPose-18"
+    )
+    parser.add_argument(
+        "--shapes", type=existing_file, metavar="FILE.npz", help="body shapes; default: adults as numbers"
+    )
     parser.add_argument("--pairs", default=400, type=whole(1, 20_000), metavar="N", help="how many (400)")
     parser.add_argument("--frames", default=32, type=whole(1, 1_000), metavar="N", help="of every pair (32)")
     parser.add_argument("--seed", default=0, type=CLIPS_SEED, help="which pairs (0)")
-    parser.add_argument("--aligner", type=Path, metavar="FOLDER", help="weights of the learned one; default: shipped")
+    parser.add_argument(
+        "--aligner", type=existing, metavar="FOLDER", help="weights of the learned one; default: shipped"
+    )
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the methods' curves")
     add_json(parser)

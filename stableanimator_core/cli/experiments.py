@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .animate import add_weights_options, dtype_of, load_animator
-from .arguments import CLIPS_SEED, add_json, places_of, prepare_folder, whole
+from .arguments import CLIPS_SEED, add_json, existing, existing_file, places_of, prepare_folder, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ def register(commands) -> None:
     parser.add_argument("--clips", type=whole(2, 10_000), metavar="N", help="clips of the other experiments")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="of every clip")
     parser.add_argument("--seed", default=0, type=CLIPS_SEED, help="which performers (0)")
-    parser.add_argument("--mocap", type=Path, metavar="FILE.npz", help="motion capture for a share of the clips")
     parser.add_argument(
-        "--variants", nargs="+", type=Path, default=(), metavar="FOLDER",
+        "--mocap", type=existing_file, metavar="FILE.npz", help="motion capture for a share of the clips"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", type=existing, default=(), metavar="FOLDER",
         help="models trained with other ID adapters (train mini --adapter), for the experiment `adapter`",
     )  # fmt: skip
     add_weights_options(parser)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import FaceError, InputError, PoseError, VideoError, WeightsError
-from .arguments import existing, frame_rate, number, whole
+from .arguments import existing, existing_file, frame_rate, number, whole
 from .report import Report
 
 if TYPE_CHECKING:
@@ -101,13 +101,15 @@ class PoseFinder:
 
 def add_driving_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where the motion and the picture's pose come from."""
-    parser.add_argument("--reference", required=required, type=existing, metavar="IMAGE", help="picture of the person")
+    parser.add_argument(
+        "--reference", required=required, type=existing_file, metavar="IMAGE", help="picture of the person"
+    )
     parser.add_argument(
         "--driving", required=required, type=existing, metavar="VIDEO|POSES.json",
         help="the motion: a video, a folder of pictures, or POSE_KEYPOINT frames as JSON",
     )  # fmt: skip
     parser.add_argument(
-        "--reference-poses", type=existing, metavar="POSES.json",
+        "--reference-poses", type=existing_file, metavar="POSES.json",
         help="pose of the picture; default: IMAGE's name with .json or _pose.json, else found in it",
     )  # fmt: skip
     parser.add_argument(

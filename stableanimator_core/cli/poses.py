@@ -14,6 +14,7 @@ from .arguments import (
     align_fit,
     align_method,
     existing,
+    existing_file,
     existing_folder,
     frame_rate,
     number,
@@ -48,8 +49,10 @@ def register(commands) -> None:
     parser.set_defaults(run=extract_command)
 
     parser = actions.add_parser("align", help="fit a driving motion to the body in the reference picture")
-    parser.add_argument("--driving", required=True, type=existing, metavar="POSES.json")
-    parser.add_argument("--reference", required=True, type=existing, metavar="POSES.json", help="pose of the picture")
+    parser.add_argument("--driving", required=True, type=existing_file, metavar="POSES.json")
+    parser.add_argument(
+        "--reference", required=True, type=existing_file, metavar="POSES.json", help="pose of the picture"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="POSES.json")
     parser.add_argument("--method", default="learned", type=align_method, help=ALIGN_METHODS)
     parser.add_argument("--fit", default="clip", type=align_fit, help=ALIGN_FITS)
@@ -59,13 +62,15 @@ def register(commands) -> None:
         "--overlay", type=Path, metavar="FILE|FOLDER",
         help="show how it went: all frames as a video or folder, or a few with the joints' distance as a .png or .jpg",
     )  # fmt: skip
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="the reference's picture, below the overlay")
+    parser.add_argument(
+        "--picture", type=existing_file, metavar="FILE", help="the reference's picture, below the overlay"
+    )
     parser.add_argument("--fps", default=15.0, type=frame_rate, help="of the overlay's video (15)")
     add_json(parser)
     parser.set_defaults(run=align_command)
 
     parser = actions.add_parser("draw", help="draw poses as skeleton pictures")
-    parser.add_argument("--poses", required=True, type=existing, metavar="POSES.json")
+    parser.add_argument("--poses", required=True, type=existing_file, metavar="POSES.json")
     parser.add_argument("--out", required=True, type=Path, help="a video, or a picture when there is one frame")
     parser.add_argument("--size", type=size, metavar="WxH", help="default: the canvas of the poses")
     parser.add_argument("--over", type=existing, metavar="FILE", help="picture or video to draw over")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import train_clips, train_poses
-from .arguments import SEED, add_json, given_of, positive, shapes_of, start_log, whole
+from .arguments import SEED, add_json, existing, existing_file, given_of, positive, shapes_of, start_log, whole
 from .report import Report
 
 ADAPTERS = ("distribution", "own", "none", "off")  # of models.id_adapter, without torch
@@ -19,9 +19,11 @@ def register(commands) -> None:
     recipes = group.add_subparsers(metavar="RECIPE", required=True)
     parser = recipes.add_parser("mini", help="the small built-in model, from scratch; wants a GPU for hours of clips")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="model folder to write")
-    parser.add_argument("--mocap", type=Path, metavar="FILE.npz", help="motion capture for a share of the clips")
+    parser.add_argument(
+        "--mocap", type=existing_file, metavar="FILE.npz", help="motion capture for a share of the clips"
+    )
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="rendered clips; default: OUT/data")
-    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="go on from this model's parts")
+    parser.add_argument("--start-from", type=existing, metavar="FOLDER", help="go on from this model's parts")
     parser.add_argument("--stages", default=None, metavar="A,B", help="faces, autoencoder, animator; default: all")
     parser.add_argument("--clips", type=whole(1), help="clips to render, each a new person")
     parser.add_argument("--size", type=whole(64), metavar="PX", help="side of the pictures, a multiple of 32")
@@ -55,9 +57,13 @@ def register(commands) -> None:
 def _register_alignment(recipes) -> None:
     parser = recipes.add_parser("alignment", help="the learned alignment, on motion capture; minutes on a GPU")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder for weights and checkpoint")
-    parser.add_argument("--mocap", required=True, type=Path, metavar="FILE.npz", help="motion to train on")
-    parser.add_argument("--val-mocap", type=Path, metavar="FILE.npz", help="motion to validate on; default: --mocap")
-    parser.add_argument("--shapes", type=Path, metavar="FILE.npz", help="body shapes; default: adults as numbers")
+    parser.add_argument("--mocap", required=True, type=existing_file, metavar="FILE.npz", help="motion to train on")
+    parser.add_argument(
+        "--val-mocap", type=existing_file, metavar="FILE.npz", help="motion to validate on; default: --mocap"
+    )
+    parser.add_argument(
+        "--shapes", type=existing_file, metavar="FILE.npz", help="body shapes; default: adults as numbers"
+    )
     parser.add_argument("--minutes", type=positive, metavar="M", help="stop after so long, over all resumed runs")
     parser.add_argument("--steps", type=whole(1), metavar="N", help="stop after so many steps")
     parser.add_argument("--batch", type=whole(1), metavar="B", help="pairs a step, in each process")
@@ -113,10 +119,6 @@ def train_mini_command(args: argparse.Namespace, report: Report) -> dict:
     start = time.monotonic()
     if not args.out.parent.is_dir():
         raise InputError(f"output folder {args.out.parent} does not exist; create it or choose another --out")
-    for name in ("mocap", "start_from"):
-        path = getattr(args, name)
-        if path is not None and not path.exists():
-            raise InputError(f"{path} does not exist; check --{name.replace('_', '-')}")
     if args.fresh_identity and args.start_from is None:
         raise InputError("--fresh-identity: without --start-from everything starts fresh; give both, or neither")
     if args.decoder_only and args.start_from is None:

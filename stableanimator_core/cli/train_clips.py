@@ -13,6 +13,7 @@ from .arguments import (
     SEED,
     add_json,
     add_places,
+    existing,
     first_process,
     frame_rate,
     given_of,
@@ -45,12 +46,14 @@ def register(recipes) -> None:
 def _register_prepare(recipes) -> None:
     parser = recipes.add_parser("prepare", help="make videos ready for finetune: poses, face masks, aligned faces")
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="FOLDER",
+        "--data", required=True, type=existing, metavar="FOLDER",
         help="videos, or clips as folders of images/, faces/, poses/ that video_rec_path.txt may list",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="clips are written here, and bad.txt")
     parser.add_argument("--model", default=V1, help="for whom: mini, v1 (default) or a model folder")
-    parser.add_argument("--poses", type=Path, metavar="FOLDER", help="the clips' POSES.json; default: found in them")
+    parser.add_argument(
+        "--poses", type=existing, metavar="FOLDER", help="the clips' POSES.json; default: found in them"
+    )
     parser.add_argument("--size", type=size, metavar="WxH", help="default: what the model was trained at")
     parser.add_argument("--fps", type=frame_rate, help="take videos at this rate; default: every frame")
     parser.add_argument("--least", default=16, type=whole(2), metavar="N", help="shorter clips are bad (16 frames)")
@@ -64,7 +67,7 @@ def _register_prepare(recipes) -> None:
 def _register_finetune(recipes) -> None:
     parser = recipes.add_parser("finetune", help="train a model further on prepared clips; wants a GPU")
     parser.add_argument(
-        "--data", required=True, type=Path, nargs="+", metavar="FOLDER",
+        "--data", required=True, type=existing, nargs="+", metavar="FOLDER",
         help="what train prepare has written; clips of several sizes are in a folder each, and drawn in turn",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="model folder to write")

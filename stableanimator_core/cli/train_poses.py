@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from .arguments import SEED, add_json, given_of, positive, start_log, whole
+from .arguments import SEED, add_json, existing_file, given_of, positive, start_log, whole
 from .report import Report, rounded
 
 
@@ -15,7 +15,9 @@ def register(recipes) -> None:
     parser = recipes.add_parser("poses", help="the pose estimator for drawn performers; minutes on a GPU")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder for the ONNX files")
     parser.add_argument("--data", type=Path, metavar="CLIPS", help="rendered clips; default: rendered to OUT/data")
-    parser.add_argument("--mocap", type=Path, metavar="FILE.npz", help="motion capture for a share of the clips")
+    parser.add_argument(
+        "--mocap", type=existing_file, metavar="FILE.npz", help="motion capture for a share of the clips"
+    )
     parser.add_argument("--clips", type=whole(1), help="clips to render, each a new person")
     parser.add_argument("--workers", type=whole(1), help="processes that render; default: all cores")
     parser.add_argument("--minutes", type=positive, metavar="M", help="stop after so long, over all resumed runs")

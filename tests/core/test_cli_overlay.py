@@ -68,8 +68,8 @@ def test_a_picture_of_another_shape_is_noted(align, material):
         (["--overlay", "no/how.png"], "output folder no does not exist; create it or choose another --overlay"),
         (["--overlay", "no/how.mp4"], "output folder no does not exist; create it or choose another --overlay"),
         (["--overlay", "how.txt"], "how.txt: cannot write .txt files; choose one of .mp4"),
-        (["--picture", "a.png"], "--picture a.png lies below the overlay: give --overlay, too"),
-        (["--overlay", "how.png", "--picture", "a.png"], "a.png does not exist"),
+        (["--picture", "reference.png"], "--picture reference.png lies below the overlay: give --overlay, too"),
+        (["--overlay", "how.png", "--picture", "a.png"], "argument --picture: a.png does not exist; check the path"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(align, material, argv, message, monkeypatch):

@@ -103,7 +103,9 @@ def test_poses_extract_refusals(world, models, capsys):
         return err.splitlines()[-1]
 
     assert "person 2 asked for, 2 found" in refused("--video", world / "dance", "--person", 2)
-    assert "no.mp4 does not exist" in refused("--video", world / "no.mp4")
+    assert f"argument --video: {world / 'no.mp4'} does not exist; check the path" in refused(
+        "--video", world / "no.mp4"
+    )
     assert "smooth is 2, need a number" in refused("--video", world / "dance", "--smooth", 2)
     write_video(world / "dark.mp4", np.zeros((3, 64, 64, 3), np.uint8), 7)
     assert "nobody found in any of 3 frames; lower the thresholds" in refused("--video", world / "dark.mp4")

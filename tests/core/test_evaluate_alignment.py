@@ -307,7 +307,7 @@ def test_command_with_weights_and_a_plot(run, walk, net, tmp_path):
 
 def test_refusals(refused, walk, tmp_path):
     command = ["evaluate", "alignment", "--mocap"]
-    assert "not found" in refused(*command, tmp_path / "no.npz")
+    assert "no.npz does not exist" in refused(*command, tmp_path / "no.npz")
     (tmp_path / "bad.npz").write_bytes(b"nonsense")
     assert "is no readable .npz" in refused(*command, tmp_path / "bad.npz")
     np.savez(tmp_path / "flat.npz", joints=np.zeros((9, 18, 2)), clip_start=[0, 9], fps=15)
