@@ -26,6 +26,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are InputErrors of one line."""
 
     def error(self, message: str):
+        if os.environ.get("RANK", "0") != "0":  # of processes that were launched alike the first one says it
+            raise SystemExit(2)
         command = self.prog.removeprefix(PROGRAM).strip()
         raise InputError(f"{command + ': ' if command else ''}{message} (--help explains)")
 

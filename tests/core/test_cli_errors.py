@@ -124,6 +124,14 @@ def test_what_is_missing(refused, tmp_path, argv):
     assert f"argument {argv[-1]}: {missing} does not exist; check the path" in refused(*argv, missing)
 
 
+@pytest.mark.parametrize("rank, said", [("0", 1), ("1", 0)])
+def test_of_processes_launched_alike_the_first_one_says_what_is_wrong(capsys, monkeypatch, rank, said):
+    monkeypatch.setenv("RANK", rank)
+    assert cli.main(["animate", "--reference", "nobody.png", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert (len(out.splitlines()), len(err.splitlines())) == (said, said)
+
+
 def test_what_cannot_be_there(refused, tmp_path):
     line = refused("poses", "draw", "--poses", tmp_path / ("x" * 300))
     assert re.search(r"argument --poses: .*xxx cannot be read: File name too long", line)
