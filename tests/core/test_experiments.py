@@ -476,10 +476,10 @@ def test_the_commands_names_are_the_experiments():
     [
         (["--only", "walks"], "invalid choice: 'walks'"),
         (["--pairs", "1"], "1 is not a whole number from 2"),
-        (["--mocap", "{}/none.npz"], "none.npz: not found"),
+        (["--mocap", "{}/none.npz"], "none.npz does not exist; check the path"),
         (["--out", "{}/no/where"], "no does not exist; create it or choose another --out"),
         (["--out", "{}/file"], "file is a file; choose another --out"),
-        (["--variants", "{}/nobody"], "unknown model"),
+        (["--variants", "{}"], "config.json"),
         (["--model", "nobody"], "unknown model 'nobody'"),
     ],
 )

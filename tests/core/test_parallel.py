@@ -151,13 +151,17 @@ def test_two_processes_animate_as_one(two_processes, tmp_path):
     assert told["csim"] == json.loads(alone.stdout)["csim"]
 
 
-def test_what_all_processes_find_wrong_is_said_once(material, tiny_model):
-    argv = ["animate", "--model", tiny_model, "--reference", material / "missing.png"]
+@pytest.mark.parametrize(
+    "picture, message",
+    [("missing.png", "missing.png does not exist"), ("driving.json", "driving.json is not a picture")],
+)
+def test_what_all_processes_find_wrong_is_said_once(material, tiny_model, picture, message):
+    argv = ["animate", "--model", tiny_model, "--reference", material / picture]
     argv += ["--driving", material / "driving.json", "--out", material / "out.mp4"]
     done = launch(2, "-m", "stableanimator_core", *argv)
     assert done.returncode != 0
     assert done.stderr.count("stableanimator_core: ") == 1
-    assert "missing.png" in done.stderr
+    assert message in done.stderr
 
 
 FAILING = """
@@ -175,7 +179,7 @@ def broken(args, report, processes):
     return processes.gather(torch.ones(2))  # waits for a process that won't come
 
 animate._animate = broken
-raise SystemExit(cli.main(["animate", "--reference", "a.png", "--driving", "b.json", "--out", "c.mp4"]))
+raise SystemExit(cli.main(["animate", "--reference", __file__, "--driving", __file__, "--out", "c.mp4"]))
 """
 
 
