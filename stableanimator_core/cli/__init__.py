@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -18,6 +19,7 @@ from . import animate, bench, demo, doctor, evaluate, experiments, poses, train,
 from .report import Report, print_json
 
 PROGRAM = "stableanimator_core"
+GRACE = 10.0  # s, that of `parallel`, which needs torch
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's newer name and the older one
 COMMANDS = (animate, demo, doctor, weights, poses, evaluate, experiments, train, bench)
 
@@ -26,7 +28,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are InputErrors of one line."""
 
     def error(self, message: str):
-        if os.environ.get("RANK", "0") != "0":  # of processes that were launched alike the first one says it
+        if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+            time.sleep(GRACE)  # the first process says it and ends; then the launcher ends this one
             raise SystemExit(2)
         command = self.prog.removeprefix(PROGRAM).strip()
         raise InputError(f"{command + ': ' if command else ''}{message} (--help explains)")

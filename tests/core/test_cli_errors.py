@@ -124,9 +124,11 @@ def test_what_is_missing(refused, tmp_path, argv):
     assert f"argument {argv[-1]}: {missing} does not exist; check the path" in refused(*argv, missing)
 
 
-@pytest.mark.parametrize("rank, said", [("0", 1), ("1", 0)])
-def test_of_processes_launched_alike_the_first_one_says_what_is_wrong(capsys, monkeypatch, rank, said):
-    monkeypatch.setenv("RANK", rank)
+@pytest.mark.parametrize("count, rank, said", [(2, 0, 1), (2, 1, 0), (1, 1, 1)])
+def test_of_processes_launched_alike_the_first_one_says_what_is_wrong(capsys, monkeypatch, count, rank, said):
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(cli, "GRACE", 0.0)
     assert cli.main(["animate", "--reference", "nobody.png", "--json"]) == 2
     out, err = capsys.readouterr()
     assert (len(out.splitlines()), len(err.splitlines())) == (said, said)
