@@ -1,5 +1,7 @@
 """What the user can mend: every message is one line that says where, what was found and what to do."""
 
+GRACE = 10.0  # s that a process which fails leaves the word to another one that may know better
+
 
 def one_line(error: object) -> str:
     """An exception's message, or a text, without line breaks."""

@@ -13,10 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .errors import InputError, one_line
+from .errors import GRACE, InputError, one_line
 
 PATIENCE = timedelta(hours=12)  # of the others while the first process finds poses
-GRACE = 10.0  # s that a process which fails leaves the word to another one that may know better
 
 T = TypeVar("T")
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import GRACE, InputError
 from . import animate, bench, demo, doctor, evaluate, experiments, poses, train, weights
+from .arguments import first_process
 from .report import Report, print_json
 
 PROGRAM = "stableanimator_core"
-GRACE = 10.0  # s, that of `parallel`, which needs torch
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's newer name and the older one
 COMMANDS = (animate, demo, doctor, weights, poses, evaluate, experiments, train, bench)
 
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are InputErrors of one line."""
 
     def error(self, message: str):
-        if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        if not first_process():
             time.sleep(GRACE)  # the first process says it and ends; then the launcher ends this one
             raise SystemExit(2)
         command = self.prog.removeprefix(PROGRAM).strip()

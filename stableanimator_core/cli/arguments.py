@@ -203,7 +203,7 @@ def given_of(args: argparse.Namespace, *names: str) -> dict:
 
 def first_process() -> bool:
     """Whether this is the first of the processes that accelerate launch has started: the one that answers."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def start_log() -> None:

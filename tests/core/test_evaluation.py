@@ -301,3 +301,11 @@ def test_a_bad_clip_is_left_out(animator, clips):
     assert any(note.startswith("clip 1 is left out: reference_pose: no face in its") for note in result["notes"])
     with pytest.raises(InputError, match="none of 2 clips could be evaluated; the last: clip 2 is left out: reference"):
         evaluate_cases(animator, [bad, bad], **options)
+
+
+def test_the_built_in_model_is_about_as_good_as_its_record():
+    """Four frames of two held-out clips: .917 and .0244; its animator before it was trained on had .872 and .0294."""
+    result = evaluate_animation(
+        StableAnimator.load("mini", device="cpu"), clips=2, seed=1, frames=4, hjb=HJBConfig(iterations=0)
+    )
+    assert result["csim"] > 0.89 and result["l1"] < 0.027

@@ -294,7 +294,7 @@ def test_the_command(tiny_model, data, tmp_path, capsys):
 
 
 def test_only_the_first_process_answers(tiny_model, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("stableanimator_core.cli.train_clips.first_process", lambda: False)
     argv = ["train", "finetune", "--model", tiny_model, "--data", data, "--out", tmp_path / "out", "--frames", 3]
     assert cli.main([str(word) for word in [*argv, "--steps", 1, "--json"]]) == 0
     assert capsys.readouterr().out == ""
